@@ -1,0 +1,172 @@
+"""The command `disranker`, for those who installed the wheel: data commands, and the stages as a shell would run them.
+
+Nothing heavy is imported before a command needs it.  Exit codes: 0 done, 1 the data or the result is at fault, 2 the
+call is at fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+
+import disranker
+from disranker.launch import STAGES, run_stage, stage_script
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; faults of input and settings are printed without a traceback."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_help_text())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"disranker {disranker.__version__}")
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in STAGES and name not in COMMANDS:
+        near = difflib.get_close_matches(name, [*COMMANDS, *STAGES], n=1)
+        hint = f"did you mean {near[0]}?" if near else "`disranker --help` lists the commands"
+        print(f"disranker: there is no command {name!r}; {hint}", file=sys.stderr)
+        return 2
+    try:
+        return run_stage(name, rest) if name in STAGES else COMMANDS[name][0](rest)
+    except ValueError as error:
+        from disranker.data.faults import InputError
+        from disranker.settings import SettingsError
+
+        if not isinstance(error, InputError | SettingsError):
+            raise
+        print(f"disranker {name}: {error}", file=sys.stderr)
+        return 1 if isinstance(error, InputError) else 2
+
+
+def _help_text() -> str:
+    commands = [(name, text) for name, (_, text) in COMMANDS.items()]
+    stages = [(name, f"{text}  ({script})") for name, (script, text) in STAGES.items()]
+    lines = ["usage: disranker COMMAND [...]", "       disranker COMMAND --help", "", "data and demo:"]
+    lines += [f"  {name:<10}{text}" for name, text in commands]
+    lines += ["", "stages, each with --config FILE.yaml and --part.field value:"]
+    lines += [f"  {name:<10}{text}" for name, text in stages]
+    lines += ["", f"shipped configs: {stage_script('rank').parent.parent}/*/configs/*.yaml"]
+    return "\n".join(lines)
+
+
+# --- data and demo ----------------------------------------------------------------------------------------------------
+
+
+def _parser(name: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=f"disranker {name}",
+        description=COMMANDS[name][1].capitalize() + ".",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a count of 1 or more")
+    return number
+
+
+def _world(argv: list[str]) -> int:
+    parser = _parser("world")
+    parser.add_argument("--out", required=True, help="folder to write")
+    parser.add_argument("--rows", type=_count, default=100_000, help="rows of the click log")
+    parser.add_argument("--language", choices=("en", "zh", "mixed"), default="en", help="language of all texts")
+    parser.add_argument("--seed", type=int, default=0, help="root of all randomness: same seed, same files")
+    parser.add_argument("--judged_train", type=_count, default=200, help="judged queries to train on")
+    parser.add_argument("--judged_dev", type=_count, default=100, help="judged queries to tune on")
+    parser.add_argument("--judged_test", type=_count, default=300, help="judged queries to report on")
+    parser.add_argument("--candidate_queries", type=_count, default=2000, help="queries with unjudged candidates")
+    parser.add_argument("--docs_per_query", type=_count, default=20, help="documents of a judged or unjudged query")
+    args = parser.parse_args(argv)
+
+    from disranker.data.world import write_world
+
+    world = write_world(
+        args.out,
+        seed=args.seed,
+        language=args.language,
+        num_clicks=args.rows,
+        judged_queries={"train": args.judged_train, "dev": args.judged_dev, "test": args.judged_test},
+        candidate_queries=args.candidate_queries,
+        docs_per_query=args.docs_per_query,
+    )
+    print(f"wrote {args.rows} clicks and {len(world)} facts about the world (world.json) to {args.out}")
+    return 0
+
+
+def _check(argv: list[str]) -> int:
+    parser = _parser("check")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="file, BEIR folder, or folder of files")
+    parser.add_argument("--limit", type=_count, default=50, help="faults to print; all are counted")
+    args = parser.parse_args(argv)
+
+    from disranker.data.check import check, format_report
+
+    report = check(args.paths, limit=args.limit)
+    print(format_report(report))
+    return report.exit_code
+
+
+def _import(argv: list[str]) -> int:
+    parser = _parser("import")
+    parser.add_argument(
+        "source", metavar="SOURCE", help="beir:DIR, trec:, ir_datasets:ID, hf:NAME, or a CSV, JSONL or Parquet file"
+    )
+    parser.add_argument("--out", required=True, help="folder to write")
+    parser.add_argument("--qrels", nargs="+", metavar="FILE", help="judgments, for trec:")
+    parser.add_argument(
+        "--run", nargs="+", metavar="FILE", help="TREC runs that become candidates, for trec: and beir:"
+    )
+    parser.add_argument("--corpus", metavar="FILE", help="documents with their texts, for trec:")
+    parser.add_argument("--queries", metavar="FILE", help="queries with their texts, for trec:")
+    parser.add_argument(
+        "--missing_documents", choices=("fault", "skip"), default="fault", help="pairs whose document has no text"
+    )
+    parser.add_argument("--negative_labels", choices=("fault", "zero"), default="fault", help="labels below 0")
+    args = parser.parse_args(argv)
+
+    from disranker.data.faults import InputError
+    from disranker.data.importer import import_source
+
+    try:
+        imported = import_source(
+            args.source,
+            args.out,
+            qrels=args.qrels,
+            run=args.run,
+            corpus=args.corpus,
+            queries=args.queries,
+            missing_documents=args.missing_documents,
+            negative_labels=args.negative_labels,
+        )
+    except InputError:
+        raise
+    except (ValueError, ModuleNotFoundError) as error:
+        # The source, an option that it has no use for, or the package that would read it.
+        print(f"disranker import: {error}", file=sys.stderr)
+        return 2
+    for file, counts in imported["files"].items():
+        print(f"{file}: " + ", ".join(f"{number} {what}" for what, number in counts.items()))
+    print(f"wrote {len(imported['files'])} files to {imported['out_dir']}")
+    return 0
+
+
+def _demo(argv: list[str]) -> int:
+    from disranker.demo import main as run_demo
+
+    return run_demo(argv)
+
+
+COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
+    "world": (_world, "write a search world: clicks, judged pairs, candidates"),
+    "check": (_check, "count what inputs hold and name every fault with its line"),
+    "import": (_import, "turn other layouts into the files that the stages read"),
+    "demo": (_demo, "run all stages on a small search world, from clicks to report"),
+}
+"""Command -> what runs it, and what it does."""

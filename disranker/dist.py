@@ -1,0 +1,107 @@
+"""The only user of torch.distributed: process rank, sums over ranks, print-once.
+
+Everything works in one plain `python` process; under the `deepspeed` launcher (or torchrun) the same calls span all
+ranks, over gloo on CPU and nccl on CUDA.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+import torch
+import torch.distributed
+
+
+def initialize() -> None:
+    """Join the process group that the launcher describes, or make one of a single process; safe to call twice.
+
+    Must run before a model is built under ZeRO-3, which partitions parameters while they are created.
+    """
+    if torch.distributed.is_initialized():
+        return
+    _skip_shared_memory_op()
+    if "RANK" not in os.environ:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        single = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ.update({key: str(value) for key, value in single.items()})
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def _skip_shared_memory_op() -> None:
+    """Keep DeepSpeed from compiling its shared-memory all-reduce on CPU.
+
+    It takes about a minute of C++ compilation at the first start (seen with 0.19.8) and needs a compiler; gloo does
+    the same sums without either.  Remove when DeepSpeed offers a switch.
+    """
+    if torch.cuda.is_available():
+        return
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def process_rank() -> int:
+    """Index of this process among all of them, 0 without a process group."""
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of processes, 1 without a process group."""
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this is process 0, which prints and writes what is written once."""
+    return process_rank() == 0
+
+
+def device() -> torch.device:
+    """The device of this process: its CUDA device if there is one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def sum_over_ranks(values: list[float]) -> list[float]:
+    """Elementwise sum of a list of numbers over all ranks, in float64."""
+    if world_size() == 1:
+        return [float(value) for value in values]
+    total = torch.tensor(values, dtype=torch.float64, device=device())
+    torch.distributed.all_reduce(total)
+    return [float(value) for value in total.tolist()]
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """`value` of every rank, in rank order, on every rank."""
+    if world_size() == 1:
+        return [value]
+    gathered: list[Any] = [None] * world_size()
+    torch.distributed.all_gather_object(gathered, value)
+    return gathered
+
+
+def broadcast_object(value: Any) -> Any:
+    """`value` of rank 0, on every rank."""
+    if world_size() == 1:
+        return value
+    boxed = [value]
+    torch.distributed.broadcast_object_list(boxed, src=0)
+    return boxed[0]
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    if world_size() > 1:
+        torch.distributed.barrier()
+
+
+def print_once(*parts: object) -> None:
+    """Print on process 0 only, at once, so that a log file follows the run."""
+    if is_main():
+        print(*parts, flush=True)

@@ -1,0 +1,1 @@
+"""Evaluation: measures, significance, baselines, efficiency and the report."""

@@ -1,0 +1,1 @@
+"""Export: the ranker as other software loads it, and the proof that it scores the same there."""

@@ -1,0 +1,126 @@
+"""Bundles: a transformers folder plus `disranker.json`, everything that scoring needs.
+
+A teacher bundle opens with stock `AutoModelForSequenceClassification`, a student bundle in sentence-transformers'
+`CrossEncoder`, and both with `disranker.models.scorer.Scorer`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+
+from disranker import __version__, dist
+from disranker.models.build import DTYPES, load_tokenizer, merged_weights
+from disranker.models.ranker import is_decoder, stock_model
+from disranker.shards import write_json
+from disranker.text.encode import PairEncoder
+from disranker.text.templates import PairTemplate, get_template
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+FACTS_NAME = "disranker.json"
+
+
+def default_template(model: PreTrainedModel | PeftModel) -> str:
+    """The template of a family when the settings name none: `plain` for decoders, `pair` for encoders."""
+    return "plain" if is_decoder(stock_model(model)) else "pair"
+
+
+def save_bundle(
+    out: str | Path, model: PreTrainedModel | PeftModel, encoder: PairEncoder, facts: Mapping[str, Any]
+) -> None:
+    """Write the bundle: weights with LoRA merged, tokenizer, and `facts` (metrics, training, resolved settings).
+
+    Every rank calls this (ZeRO-3 gathers its partitions); rank 0 writes.
+    """
+    weights = merged_weights(model)
+    if dist.is_main():
+        folder = Path(out)
+        folder.mkdir(parents=True, exist_ok=True)
+        stock = stock_model(model)
+        _save_model(folder, stock, weights)
+        _save_tokenizer(folder, encoder)
+        about = {
+            "format": 1,
+            "disranker": __version__,
+            "kind": "language-model" if hasattr(stock, "lm_head") else "ranker",
+            "head": "last-token" if is_decoder(stock) else "cls",
+            "template": {"name": encoder.template.name, "version": encoder.template.version},
+            "max_tokens": encoder.max_tokens,
+            "max_query_tokens": encoder.max_query_tokens,
+            "num_parameters": sum(weight.numel() for weight in weights.values()),
+        }
+        about["fingerprint"] = fingerprint(weights, about)
+        write_json(folder / FACTS_NAME, {**about, **facts})
+    dist.barrier()
+
+
+def load_bundle(path: str | Path, *, dtype: str) -> tuple[PreTrainedModel, PairEncoder, dict[str, Any]]:
+    """The model (float32 or bfloat16), the encoder and the facts of a ranker bundle.
+
+    Raises:
+        ValueError: the folder is no ranker bundle, or its template is not the one of this release.
+    """
+    facts = read_facts(path)
+    if facts["kind"] != "ranker":
+        raise ValueError(f"{path} is a {facts['kind']} bundle, which has no score; train a ranker from it first")
+    template = get_template(facts["template"]["name"], facts["template"]["version"])
+    encoder = PairEncoder(
+        load_tokenizer(str(path)),
+        template,
+        max_tokens=facts["max_tokens"],
+        max_query_tokens=facts["max_query_tokens"],
+    )
+    model = AutoModelForSequenceClassification.from_pretrained(path, dtype=DTYPES[dtype], use_safetensors=True)
+    return model, encoder, facts
+
+
+def read_facts(path: str | Path) -> dict[str, Any]:
+    """What `disranker.json` says of a bundle."""
+    file = Path(path, FACTS_NAME)
+    if not file.exists():
+        raise ValueError(f"{path} is no bundle: it has no {FACTS_NAME}; the training stages write bundles")
+    facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return facts
+
+
+def fingerprint(weights: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> str:
+    """A hash of everything a score depends on: weights, template and budget of tokens."""
+    digest = hashlib.blake2b(digest_size=16)
+    digest.update(json.dumps([about["template"], about["max_tokens"], about["max_query_tokens"]]).encode())
+    for name in sorted(weights):
+        weight = weights[name].contiguous()
+        digest.update(f"{name}{tuple(weight.shape)}{weight.dtype}".encode())
+        digest.update(weight.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _save_model(folder: Path, stock: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> None:
+    stock.config.architectures = [type(stock).__name__]
+    if not hasattr(stock, "lm_head"):
+        # Without this, CrossEncoder puts a sigmoid on the score.
+        stock.config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity", "version": "5.0.0"}
+    stock.save_pretrained(folder, state_dict=dict(weights))
+    for file in folder.glob("*.safetensors"):
+        # safetensors 0.8 makes files that only their owner can read; a server often runs as someone else.
+        file.chmod(0o644)
+
+
+def _save_tokenizer(folder: Path, encoder: PairEncoder) -> None:
+    tokenizer: PreTrainedTokenizerBase = encoder.tokenizer
+    if isinstance(encoder.template, PairTemplate):
+        # Consumers cut at this length, as training did.
+        tokenizer.model_max_length = encoder.max_tokens
+    tokenizer.save_pretrained(folder)
+    # transformers 5 writes neither of these; FlashRank wants the first, slow BERT tokenizers the second.
+    write_json(folder / "special_tokens_map.json", {k: str(v) for k, v in tokenizer.special_tokens_map.items()})
+    if encoder.tokenizer.__class__.__name__.startswith("Bert"):
+        vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+        (folder / "vocab.txt").write_text("".join(f"{token}\n" for token, _ in vocabulary), encoding="utf-8")

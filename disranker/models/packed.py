@@ -1,0 +1,180 @@
+"""Attention over packed sequences: a batch is one row of tokens, nothing is padded.
+
+Sequences stand one after the other in a row `[1, T]`; position ids restart with each; an attention function registered
+with transformers keeps every sequence to itself, so stock model code (BERT, RoBERTa, ModernBERT, Llama, Qwen, …) runs
+unchanged.  On CUDA in half precision it is torch's variable-length attention; elsewhere one
+`scaled_dot_product_attention` per run of equally long sequences, without a mask.
+
+Shapes: B sequences, T tokens in all, A attention heads, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from disranker.text.encode import Tokens
+
+PACKED_ATTENTION = "disranker_packed"
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """B sequences in one row of T tokens, sorted by length so that equally long ones stand together."""
+
+    input_ids: Tensor
+    """[1, T] int64"""
+    position_ids: Tensor
+    """[1, T] int64, from 0 in every sequence"""
+    token_type_ids: Tensor
+    """[1, T] int64, 1 from the document on"""
+    cu_seqlens: Tensor
+    """[B + 1] int32, where each sequence begins; the last entry is T"""
+    order: Tensor
+    """[B] int64: sequence i of the row is sequence order[i] of the caller"""
+    runs: tuple[tuple[int, int], ...]
+    """(number of sequences, their length) for each run of equally long sequences"""
+
+    @property
+    def num_sequences(self) -> int:
+        return self.cu_seqlens.numel() - 1
+
+    @property
+    def num_tokens(self) -> int:
+        return self.input_ids.numel()
+
+    @property
+    def max_length(self) -> int:
+        return self.runs[-1][1]
+
+    def to(self, device: torch.device) -> Packed:
+        """The same batch on another device."""
+        tensors = (self.input_ids, self.position_ids, self.token_type_ids, self.cu_seqlens, self.order)
+        return Packed(*(tensor.to(device) for tensor in tensors), runs=self.runs)
+
+
+def pack(sequences: Sequence[Tokens]) -> Packed:
+    """Pack encoded pairs into one row; an empty sequence or an empty list is our own mistake."""
+    assert sequences, "a packed batch needs a sequence"
+    lengths = np.array([len(tokens.ids) for tokens in sequences], dtype=np.int64)
+    assert lengths.min() > 0, "a packed sequence needs a token"
+    order = np.argsort(lengths, kind="stable")
+    lengths = lengths[order]
+    starts = np.concatenate(([0], np.cumsum(lengths)))
+    position = np.arange(starts[-1]) - np.repeat(starts[:-1], lengths)
+    second = np.array([sequences[index].second for index in order], dtype=np.int64)
+    ids = np.concatenate([sequences[index].ids for index in order])
+    return Packed(
+        input_ids=torch.from_numpy(ids.astype(np.int64))[None],
+        position_ids=torch.from_numpy(position)[None],
+        token_type_ids=torch.from_numpy((position >= np.repeat(second, lengths)).astype(np.int64))[None],
+        cu_seqlens=torch.from_numpy(starts.astype(np.int32)),
+        order=torch.from_numpy(order),
+        runs=tuple((len(list(run)), length) for length, run in groupby(lengths.tolist())),
+    )
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    packed: Packed,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    is_causal: bool | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention of every sequence to itself alone, in the shape of transformers' attention interface.
+
+    `query`, `key`, `value` are [1, A, T, D]; the result is [1, T, A, D].  `attention_mask` is always None here:
+    transformers builds no mask for an attention it does not know.  A `sliding_window` of w lets a token see w - 1
+    neighbours on each side it may look to.
+    """
+    causal = bool(getattr(module, "is_causal", False)) if is_causal is None else is_causal
+    query_TAD, key_TAD, value_TAD = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and dropout == 0.0:
+        attended = _varlen(query_TAD, key_TAD, value_TAD, packed, scaling, causal, sliding_window)
+    else:
+        attended = _by_runs(query_TAD, key_TAD, value_TAD, packed, scaling, causal, sliding_window, dropout)
+    return attended[None], None
+
+
+def _varlen(
+    query_TAD: Tensor,
+    key_TAD: Tensor,
+    value_TAD: Tensor,
+    packed: Packed,
+    scaling: float | None,
+    causal: bool,
+    sliding_window: int | None,
+) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    reach = -1 if sliding_window is None else sliding_window - 1
+    attended = varlen_attn(
+        query_TAD.contiguous(),
+        key_TAD.contiguous(),
+        value_TAD.contiguous(),
+        packed.cu_seqlens,
+        packed.cu_seqlens,
+        packed.max_length,
+        packed.max_length,
+        scale=scaling,
+        window_size=(reach, 0 if causal else reach),
+        enable_gqa=query_TAD.shape[1] != key_TAD.shape[1],
+    )
+    assert isinstance(attended, Tensor)
+    return attended
+
+
+def _by_runs(
+    query_TAD: Tensor,
+    key_TAD: Tensor,
+    value_TAD: Tensor,
+    packed: Packed,
+    scaling: float | None,
+    causal: bool,
+    sliding_window: int | None,
+    dropout: float,
+) -> Tensor:
+    # split + cat, not slices: the gradient of T slices would allocate T tensors as large as the row.
+    sizes = [count * length for count, length in packed.runs]
+    parts = zip(query_TAD.split(sizes), key_TAD.split(sizes), value_TAD.split(sizes), packed.runs, strict=True)
+    attended = []
+    for query_run, key_run, value_run, (count, length) in parts:
+        # [count * length, A, D] -> [count, A, length, D]: equally long sequences are one batch
+        batch = [run.unflatten(0, (count, length)).transpose(1, 2) for run in (query_run, key_run, value_run)]
+        band = _band(length, sliding_window, causal, query_TAD.device)
+        out = scaled_dot_product_attention(
+            *batch,
+            attn_mask=band,
+            dropout_p=dropout,
+            is_causal=causal and band is None,
+            scale=scaling,
+            enable_gqa=query_TAD.shape[1] != key_TAD.shape[1],
+        )
+        attended.append(out.transpose(1, 2).flatten(0, 1))
+    return torch.cat(attended)
+
+
+def _band(length: int, sliding_window: int | None, causal: bool, device: torch.device) -> Tensor | None:
+    """[length, length] mask of a sliding window, or None where every token is within reach anyway."""
+    if sliding_window is None or length <= sliding_window:
+        return None
+    distance = torch.arange(length, device=device)[:, None] - torch.arange(length, device=device)[None, :]
+    return (distance.abs() < sliding_window) & ((distance >= 0) if causal else torch.ones_like(distance).bool())
+
+
+AttentionInterface.register(PACKED_ATTENTION, packed_attention)

@@ -1,0 +1,166 @@
+"""A ranker: a stock transformers sequence classifier whose one logit is the score, run packed.
+
+Encoders are read at [CLS], decoders at the last token of each sequence.  The stock model stays the owner of all
+weights, so what is saved opens in `AutoModelForSequenceClassification`, sentence-transformers and vLLM; only the way
+through it is ours: one packed row, pooled positions alone reach the head, and the head computes in fp32.
+
+Shapes: B sequences, T tokens in all, H hidden width.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm, linear, relu
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedModel
+
+from disranker.models.packed import PACKED_ATTENTION, Packed
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+# RoBERTa and its kin count positions from padding_idx + 1.
+_POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
+
+
+class Ranker(nn.Module):
+    """Scores packed batches with a stock sequence classifier of one label, LoRA-wrapped or plain."""
+
+    def __init__(self, model: PreTrainedModel | PeftModel) -> None:
+        super().__init__()
+        self.model = model
+        stock = self.stock
+        if stock.config.num_labels != 1:
+            raise ValueError(f"a ranker has one score, but the model has num_labels = {stock.config.num_labels}")
+        if getattr(stock.config, "classifier_pooling", "cls") != "cls":
+            raise ValueError("this model pools the mean of all tokens; set classifier_pooling to 'cls' in its config")
+        self.is_decoder = is_decoder(stock)
+        self.is_packed = supports_packing(stock)
+        if self.is_packed:
+            stock.set_attn_implementation(PACKED_ATTENTION)
+        compute_head_in_float32(stock)
+
+    @property
+    def stock(self) -> PreTrainedModel:
+        """The transformers model inside, without the LoRA wrapper (its layers stay in place)."""
+        return stock_model(self.model)
+
+    def forward(self, packed: Packed) -> Tensor:
+        """[B] float32 scores, in the order of the sequences that were packed."""
+        rows_BH = self._pooled_rows(packed)
+        scores_B = score_rows(self.stock, rows_BH)
+        return torch.empty_like(scores_B).index_copy(0, packed.order, scores_B)
+
+    def _pooled_rows(self, packed: Packed) -> Tensor:
+        backbone = self.stock.base_model
+        if not self.is_packed:
+            return self._pooled_rows_padded(packed)
+        hidden_TH = backbone(**packed_inputs(self.stock, packed), packed=packed).last_hidden_state[0]
+        at = packed.cu_seqlens[1:] - 1 if self.is_decoder else packed.cu_seqlens[:-1]
+        rows_BH: Tensor = hidden_TH[at.long()]
+        return rows_BH
+
+    def _pooled_rows_padded(self, packed: Packed) -> Tensor:
+        """The same rows through a padded batch, for families whose attention cannot be replaced (DeBERTa)."""
+        lengths = packed.cu_seqlens.diff().tolist()
+        ids_BL = pad_sequence(list(packed.input_ids[0].split(lengths)), batch_first=True)
+        types_BL = pad_sequence(list(packed.token_type_ids[0].split(lengths)), batch_first=True)
+        mask_BL = pad_sequence([ids_BL.new_ones(length) for length in lengths], batch_first=True)
+        inputs: dict[str, Tensor] = {"input_ids": ids_BL, "attention_mask": mask_BL}
+        if has_token_types(self.stock):
+            inputs["token_type_ids"] = types_BL
+        hidden_BLH = self.stock.base_model(**inputs).last_hidden_state
+        at = packed.cu_seqlens.diff() - 1 if self.is_decoder else torch.zeros_like(packed.cu_seqlens[:-1])
+        rows_BH: Tensor = hidden_BLH[torch.arange(len(lengths), device=at.device), at.long()]
+        return rows_BH
+
+
+def stock_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The transformers model, out of its LoRA wrapper if it has one."""
+    return model if isinstance(model, PreTrainedModel) else model.get_base_model()
+
+
+def packed_inputs(stock: PreTrainedModel, packed: Packed) -> dict[str, Any]:
+    """The arguments with which a stock backbone reads a packed row."""
+    position_ids = packed.position_ids
+    if stock.config.model_type in _POSITIONS_AFTER_PADDING:
+        position_ids = position_ids + stock.config.pad_token_id + 1
+    inputs: dict[str, Any] = {"input_ids": packed.input_ids, "position_ids": position_ids}
+    if has_token_types(stock):
+        inputs["token_type_ids"] = packed.token_type_ids
+    if is_decoder(stock):
+        inputs["use_cache"] = False
+    return inputs
+
+
+def is_decoder(stock: PreTrainedModel) -> bool:
+    """Whether the model reads left to right, so that only its last token has seen the whole pair."""
+    return hasattr(stock, "score") or hasattr(stock, "lm_head")
+
+
+def supports_packing(stock: PreTrainedModel) -> bool:
+    """Whether the family routes its attention through transformers' attention interface, without a cap on its logits."""
+    capped = getattr(stock.config, "attn_logit_softcapping", None) is not None
+    return bool(getattr(stock, "_supports_attention_backend", False)) and not capped
+
+
+def has_token_types(stock: PreTrainedModel) -> bool:
+    """Whether the model was made for two token types (RoBERTa has one, ModernBERT and decoders none)."""
+    return getattr(stock.config, "type_vocab_size", 0) > 1
+
+
+def score_rows(stock: PreTrainedModel, rows_BH: Tensor) -> Tensor:
+    """[B] scores of pooled hidden states through the model's own head modules.
+
+    Raises:
+        ValueError: the head is of a family that is not known here.
+    """
+    if hasattr(stock, "score"):  # Llama, Qwen, …
+        logits = stock.score(rows_BH)
+    elif hasattr(stock.base_model, "pooler") and stock.base_model.pooler is not None:  # BERT
+        logits = stock.classifier(stock.dropout(stock.base_model.pooler(rows_BH[:, None])))
+    elif hasattr(stock, "pooler"):  # DeBERTa
+        logits = stock.classifier(stock.dropout(stock.pooler(rows_BH[:, None])))
+    elif hasattr(stock, "head"):  # ModernBERT
+        logits = stock.classifier(stock.drop(stock.head(rows_BH)))
+    elif hasattr(stock, "pre_classifier"):  # DistilBERT
+        logits = stock.classifier(stock.dropout(relu(stock.pre_classifier(rows_BH))))
+    elif hasattr(stock.classifier, "out_proj"):  # RoBERTa, ELECTRA
+        logits = stock.classifier(rows_BH[:, None])
+    else:
+        raise ValueError(f"no way known to read the score head of a {type(stock).__name__}")
+    scores_B: Tensor = logits.float().squeeze(-1)
+    return scores_B
+
+
+class Float32Linear(nn.Linear):
+    """A linear layer that computes in fp32 whatever its weights are: bf16 scores saturate and tie."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.float()
+        return linear(input.float(), self.weight.float(), bias)
+
+
+class Float32LayerNorm(nn.LayerNorm):
+    """A layer norm that computes in fp32 whatever its weights are."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight = None if self.weight is None else self.weight.float()
+        bias = None if self.bias is None else self.bias.float()
+        return layer_norm(input.float(), self.normalized_shape, weight, bias, self.eps)
+
+
+def compute_head_in_float32(stock: PreTrainedModel) -> None:
+    """Let every linear layer and layer norm behind the backbone compute in fp32; names and weights stay."""
+    heads = [child for child in stock.children() if child is not stock.base_model]
+    pooler = getattr(stock.base_model, "pooler", None)
+    for head in [*heads, pooler]:
+        for module in head.modules() if head is not None else ():
+            # The class alone changes: parameters, their names and their ZeRO partitions are left as they are.
+            if type(module) is nn.Linear:
+                module.__class__ = Float32Linear
+            elif type(module) is nn.LayerNorm:
+                module.__class__ = Float32LayerNorm

@@ -1,0 +1,1 @@
+"""Teacher: scoring runs over millions of pairs and the append-only store of their scores."""

@@ -1,0 +1,101 @@
+"""Token ids of pairs within a budget of tokens; the only module that turns text into ids.
+
+Training, teacher scoring, evaluation, export and serving all call `PairEncoder.encode`.  The title is never cut before
+the summary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from disranker.schema import Pair
+from disranker.text.templates import PairTemplate, PromptTemplate, Template
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """One encoded pair."""
+
+    ids: NDArray[np.int32]
+    second: int
+    """Index of the first token of the document: where token type 1 begins, and where a language model's loss begins."""
+    num_cut: int
+    """Tokens of the pair that did not fit the budget."""
+
+
+class PairEncoder:
+    """Encodes pairs for one tokenizer, one template and one budget of tokens."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, template: Template, *, max_tokens: int, max_query_tokens: int
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.template = template
+        self.max_tokens = max_tokens
+        self.max_query_tokens = max_query_tokens
+
+    def encode(self, pairs: Sequence[Pair]) -> list[Tokens]:
+        """Token ids of each pair, special tokens included, at most `max_tokens` long."""
+        if not pairs:
+            return []
+        if isinstance(self.template, PairTemplate):
+            return self._encode_pairs(pairs, self.template)
+        return self._encode_prompts(pairs, self.template)
+
+    def _encode_pairs(self, pairs: Sequence[Pair], template: PairTemplate) -> list[Tokens]:
+        # [CLS] query [SEP] document [SEP], cut as longest_first: exactly what a CrossEncoder or a server sends.
+        texts = [template.texts(pair) for pair in pairs]
+        encoded = self.tokenizer(
+            [query for query, _ in texts],
+            [document for _, document in texts],
+            truncation="longest_first",
+            max_length=self.max_tokens,
+            return_overflowing_tokens=False,
+            return_attention_mask=False,
+        )
+        tokens = []
+        for index, ids in enumerate(encoded["input_ids"]):
+            encoding = encoded.encodings[index]
+            second = next((at for at, part in enumerate(encoding.sequence_ids) if part == 1), len(ids))
+            num_cut = sum(len(part.ids) for part in encoding.overflowing)
+            tokens.append(Tokens(np.asarray(ids, dtype=np.int32), second, num_cut))
+        return tokens
+
+    def _encode_prompts(self, pairs: Sequence[Pair], template: PromptTemplate) -> list[Tokens]:
+        start = self._begin_tokens() + self._plain([template.before_query])[0]
+        before_title, before_summary = self._plain([template.before_title, template.before_summary])
+        queries = self._plain([pair.query for pair in pairs])
+        titles = self._plain([pair.title for pair in pairs])
+        summaries = self._plain([pair.summary for pair in pairs])
+        end = [self.tokenizer.eos_token_id]
+        fixed = len(start) + len(before_title) + len(before_summary) + len(end)
+        tokens = []
+        for query, title, summary in zip(queries, titles, summaries, strict=True):
+            kept_query = query[: min(self.max_query_tokens, self.max_tokens - fixed)]
+            kept_title = title[: max(0, self.max_tokens - fixed - len(kept_query))]
+            kept_summary = summary[: max(0, self.max_tokens - fixed - len(kept_query) - len(kept_title))]
+            context = start + kept_query + before_title
+            ids = context + kept_title + before_summary + kept_summary + end
+            num_cut = len(query) + len(title) + len(summary) + fixed - len(ids)
+            tokens.append(Tokens(np.asarray(ids, dtype=np.int32), len(context), num_cut))
+        return tokens
+
+    def _plain(self, texts: Sequence[str]) -> list[list[int]]:
+        ids: list[list[int]] = self.tokenizer(
+            list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False
+        )["input_ids"]
+        return ids
+
+    def _begin_tokens(self) -> list[int]:
+        """The begin-of-sequence token if this tokenizer puts one by itself, as Llama's does."""
+        with_special = self.tokenizer("a")["input_ids"]
+        bos = self.tokenizer.bos_token_id
+        return [bos] if bos is not None and with_special[0] == bos else []

@@ -1,0 +1,1 @@
+"""Training: one engine for three stages, its objectives, and checkpoints."""

@@ -1,0 +1,91 @@
+"""Looking at the dev set while training, and at a saved bundle before it is trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from disranker import dist
+from disranker.data.batches import TextItems, fill_steps
+from disranker.data.groups import PairSet, collect_judged
+from disranker.data.readers import read_judged
+from disranker.evaluation.measures import group_scores, measure_run
+from disranker.models.language import LanguageModel
+from disranker.models.ranker import Ranker
+from disranker.models.scorer import Scorer
+from disranker.schema import Pair
+from disranker.text.encode import PairEncoder
+
+# A merged LoRA, and a sum in another order, differ by rounding; wrong weights differ by far more.
+_RELOAD_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
+NUM_PROBES = 16
+
+
+def dev_evaluation(
+    ranker: Ranker, encoder: PairEncoder, judged_dev: Sequence[Path], measure: str
+) -> Callable[[], dict[str, float]] | None:
+    """A function that measures the ranker as it is on the dev set by `measure`; None without a dev set.
+
+    The texts are encoded once, here.  Every rank scores everything: under ZeRO-3 all ranks must run in step anyway.
+    """
+    if not judged_dev:
+        return None
+    pair_set, labels = collect_judged(read_judged(judged_dev))
+    judgments: dict[str, dict[str, int]] = {}
+    for query_id, doc_id, label in zip(pair_set.query_ids, pair_set.doc_ids, labels, strict=True):
+        judgments.setdefault(query_id, {})[doc_id] = int(label)
+    tokens = encoder.encode(pair_set.pairs)
+    scorer = Scorer(ranker, encoder)
+
+    def evaluate() -> dict[str, float]:
+        scores = group_scores(pair_set.query_ids, pair_set.doc_ids, scorer.score_tokens(tokens))
+        return measure_run(judgments, scores, [measure]).aggregate
+
+    return evaluate
+
+
+def check_reload(path: str | Path, ranker: Ranker, encoder: PairEncoder, pairs: Sequence[Pair], dtype: str) -> float:
+    """Open the bundle anew and score the first pairs with it; the largest difference from the model in memory.
+
+    Raises:
+        RuntimeError: the bundle scores differently, so it must not be used.
+    """
+    pairs = list(pairs[:NUM_PROBES])
+    was_training = ranker.training
+    ranker.eval()
+    here = Scorer(ranker, encoder).score(pairs)
+    ranker.train(was_training)
+    there = Scorer.load(path, dtype=dtype).score(pairs)
+    difference = float(np.abs(here - there).max())
+    scale = max(1.0, float(np.abs(here).max()))
+    if not difference <= _RELOAD_TOLERANCE[dtype] * scale:
+        raise RuntimeError(
+            f"the bundle {path} does not score as the trained model does: largest difference {difference:.3g} "
+            f"on {len(pairs)} pairs; the bundle must not be used"
+        )
+    return difference
+
+
+def probes(pair_set: PairSet) -> list[Pair]:
+    """The pairs on which a saved bundle is checked."""
+    return pair_set.pairs[:NUM_PROBES]
+
+
+def dev_likelihood(model: LanguageModel, items: TextItems, tokens_per_batch: int) -> Callable[[], dict[str, float]]:
+    """A function that gives the mean log-likelihood of a held-out token in nats; larger is better."""
+    lengths = items.lengths(0)
+    batches = fill_steps(np.arange(len(lengths)), lengths, tokens_per_batch)
+
+    @torch.inference_mode()
+    def evaluate() -> dict[str, float]:
+        losses, num_tokens = 0.0, 0
+        for batch in batches:
+            text = items.batch(batch.tolist(), 0, 1.0).to(dist.device())
+            losses += float(model(text.packed, text.predict_T).sum())
+            num_tokens += int(text.predict_T.sum())
+        return {"log_likelihood": -losses / num_tokens}
+
+    return evaluate

@@ -1,0 +1,188 @@
+"""The engine: one loop for three stages, over DeepSpeed.
+
+It knows steps, accumulation, evaluation, logging, checkpoints and resume; it does not know queries, teachers or
+templates.  What to learn is an objective, what to learn from is a plan of steps, both handed in.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from disranker import dist
+from disranker.config import ModelConfig, OptimConfig, TrainingConfig
+from disranker.schema import stable_seed
+from disranker.train.checkpoint import Progress, load_checkpoint, remove_checkpoints, save_checkpoint
+from disranker.train.ds_config import deepspeed_config
+from disranker.train.journal import Journal
+from disranker.train.schedule import learning_rate
+
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+
+
+class Objective(Protocol):
+    """What is minimised."""
+
+    def count(self, batch: Any) -> float:
+        """Units (queries, tokens) of the batch, by which the loss is normalised."""
+
+    def loss(self, model: Any, batch: Any) -> dict[str, Tensor]:
+        """The loss under `loss`, and its parts, each summed over the units of the batch."""
+
+
+class Plan(Protocol):
+    """The steps of a run."""
+
+    def steps(self, first_step: int) -> Iterator[Callable[[], Sequence[Any]]]:
+        """From a step on: functions that make the micro-batches of this rank."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a run did."""
+
+    steps: int
+    tokens: int
+    seconds: float
+    best_step: int
+    best_value: float | None
+    """The dev measure of the saved weights; None without evaluation."""
+
+
+def train(
+    model: nn.Module,
+    objective: Objective,
+    plan: Plan,
+    *,
+    num_steps: int,
+    settings: tuple[ModelConfig, OptimConfig, TrainingConfig],
+    config_text: str,
+    out: Path,
+    save: Callable[[], None],
+    evaluate: Callable[[], dict[str, float]] | None = None,
+) -> Trained:
+    """Train for `num_steps` optimizer steps and `save` the best weights, or the last ones without `evaluate`.
+
+    `evaluate` measures on the dev set; its first value decides, larger is better.  `save` writes the bundle from the
+    model as it is.  Both run on every rank.  A checkpoint in `out` is gone on from, exactly.
+    """
+    model_config, optim, training = settings
+    engine = _start_engine(model.to(dist.device()), model_config, optim, training)
+    checkpoints = out / "checkpoint"
+    progress = load_checkpoint(engine, checkpoints, config_text)
+    if progress is None:
+        progress = Progress(step=0, tokens=0, best_step=0, best_value=float("-inf"), config=config_text)
+    else:
+        dist.print_once(f"  going on from the checkpoint at step {progress['step']}")
+    first_step, began = progress["step"], time.monotonic()
+    journal = Journal(
+        out, num_steps=num_steps, first_step=first_step, log_every=training.log_every, tensorboard=training.tensorboard
+    )
+    with journal:
+        for step, make_batches in zip(range(first_step, num_steps), plan.steps(first_step), strict=False):
+            rate = learning_rate(step, num_steps, optim)
+            torch.manual_seed(stable_seed(training.seed, "dropout", step, dist.process_rank()) % 2**63)
+            metrics = train_step(engine, objective, make_batches(), rate)
+            progress["step"] = step + 1
+            progress["tokens"] += metrics["tokens"]
+            journal.step(step + 1, metrics)
+            last = step + 1 == num_steps
+            if evaluate is not None and (last or (step + 1) % (training.evaluate_every or num_steps) == 0):
+                _evaluate_and_keep(engine, evaluate, save, progress, journal)
+                late = (step + 1 - progress["best_step"]) // (training.evaluate_every or num_steps)
+                if training.patience is not None and late >= training.patience:
+                    dist.print_once(f"  no better evaluation since step {progress['best_step']}: stopping early")
+                    break
+            if training.checkpoint_every and (step + 1) % training.checkpoint_every == 0 and not last:
+                save_checkpoint(engine, checkpoints, progress)
+    if evaluate is None:
+        save()
+    remove_checkpoints(checkpoints)
+    best_value = progress["best_value"] if evaluate is not None else None
+    best_step = progress["best_step"] if evaluate is not None else progress["step"]
+    seconds = time.monotonic() - began
+    engine.destroy()  # lets go of the hooks, so that this process can score with the model or train another
+    return Trained(progress["step"], round(progress["tokens"]), seconds, best_step, best_value)
+
+
+def train_step(
+    engine: DeepSpeedEngine, objective: Objective, batches: Sequence[Any], rate: float
+) -> dict[str, float]:
+    """One optimizer step on this rank's micro-batches; the metrics are over all ranks."""
+    began = time.monotonic()
+    batches = [batch.to(dist.device()) for batch in batches]
+    # ------------------------------------------------------------------------------------------------------------
+    # The count comes before the first backward: the loss is normalised by all queries (or tokens) of the step.
+    counts = [sum(objective.count(batch) for batch in batches), sum(batch.packed.num_tokens for batch in batches)]
+    count, tokens = dist.sum_over_ranks(counts)
+    for group in engine.optimizer.param_groups:
+        group["lr"] = rate
+    sums: dict[str, float] = {}
+    for batch in batches:
+        parts = objective.loss(engine, batch)
+        # DeepSpeed divides by ranks and by accumulation; multiplying by both leaves sum / count.
+        engine.backward(parts["loss"] * (dist.world_size() * len(batches) / count))
+        engine.step()
+        for name, part in parts.items():
+            sums[name] = sums.get(name, 0.0) + part.item()
+    # ------------------------------------------------------------------------------------------------------------
+    means = [total / count for total in dist.sum_over_ranks(list(sums.values()))]
+    seconds = time.monotonic() - began
+    metrics = dict(zip(sums, means, strict=True))
+    norm = engine.get_global_grad_norm()
+    if norm is not None:  # DeepSpeed keeps none in fp32 without ZeRO
+        metrics["grad_norm"] = float(norm)
+    return {
+        **metrics,
+        "learning_rate": rate,
+        "count": count,
+        "tokens": tokens,
+        "tokens_per_second": tokens / seconds,
+    }
+
+
+def _start_engine(
+    model: nn.Module, model_config: ModelConfig, optim: OptimConfig, training: TrainingConfig
+) -> DeepSpeedEngine:
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": optim.weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=optim.learning_rate, betas=optim.betas
+    )
+    config = deepspeed_config(model_config, optim, training)
+    engine: DeepSpeedEngine = deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]
+    engine.train()
+    return engine
+
+
+def _evaluate_and_keep(
+    engine: DeepSpeedEngine,
+    evaluate: Callable[[], dict[str, float]],
+    save: Callable[[], None],
+    progress: Progress,
+    journal: Journal,
+) -> None:
+    engine.eval()
+    measures = evaluate()
+    value = next(iter(measures.values()))
+    best = value > progress["best_value"]
+    if best:
+        progress["best_step"], progress["best_value"] = progress["step"], value
+        save()
+    journal.evaluation(progress["step"], measures, best=best)
+    engine.train()
+

@@ -1,0 +1,116 @@
+"""What every training stage does around the engine: open the output folder, print the plan, write the bundle."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from disranker import dist
+from disranker.config import TextConfig, TrainedStage, TrainingConfig
+from disranker.data.batches import GroupItems, StepPlan, TextItems
+from disranker.data.groups import PairSet
+from disranker.data.tokens import TokenTable, token_table
+from disranker.models.bundle import FACTS_NAME, read_facts, save_bundle
+from disranker.models.ranker import Ranker
+from disranker.schema import Pair, pair_key, stable_seed
+from disranker.settings import dump, provenance
+from disranker.shards import write_atomic, write_json
+from disranker.text.encode import PairEncoder
+from disranker.text.templates import get_template
+from disranker.train.dev import check_reload, probes
+from disranker.train.engine import Trained
+from disranker.train.journal import clock
+
+
+def open_run(config: TrainedStage) -> tuple[Path, str]:
+    """Join the other processes, make the output folder and write the resolved settings there; (folder, settings)."""
+    dist.initialize()
+    out, text = Path(config.out), dump(config)
+    if dist.is_main():
+        with write_atomic(out / "config.yaml") as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    dist.barrier()
+    return out, text
+
+
+def make_encoder(tokenizer: PreTrainedTokenizerBase, text: TextConfig, default_template: str) -> PairEncoder:
+    """The encoder of a stage's settings."""
+    template = get_template(text.template or default_template)
+    return PairEncoder(tokenizer, template, max_tokens=text.max_tokens, max_query_tokens=text.max_query_tokens)
+
+
+def encode_once(out: Path, encoder: PairEncoder, pairs: Sequence[Pair]) -> TokenTable:
+    """The token table of pairs in memory, written by one process and mapped by all."""
+    content = f"{stable_seed(*(pair_key(pair) for pair in pairs)):016x}"
+    opened = token_table(out / "cache", encoder, lambda: pairs, content=content, is_main=dist.is_main())
+    dist.barrier()
+    return opened()
+
+
+def plan_steps(items: GroupItems | TextItems, training: TrainingConfig) -> tuple[StepPlan[Any], int]:
+    """The plan of this rank's steps, and how many steps the run has."""
+    plan: StepPlan[Any] = StepPlan(
+        items,
+        tokens_per_step=training.tokens_per_step,
+        accumulation=training.accumulation,
+        process_rank=dist.process_rank(),
+        world_size=dist.world_size(),
+        seed=training.seed,
+    )
+    if training.steps is not None:
+        return plan, training.steps
+    assert training.epochs is not None
+    return plan, plan.num_steps(training.epochs)
+
+
+def print_plan(stage: str, training: TrainingConfig, table: TokenTable, num_steps: int, facts: Mapping[str, str]) -> None:
+    """Say what was derived, before anything starts."""
+    per_step = f"{training.tokens_per_step:,} tokens a step = {dist.world_size()} ranks x {training.accumulation} micro-batches"
+    lines = {
+        **facts,
+        "tokens": f"{table.lengths.sum():,} in {len(table):,} pairs, {table.num_truncated / len(table):.1%} cut to fit",
+        "steps": f"{num_steps:,}, about {per_step}",
+        "device": f"{dist.device().type}, ZeRO {training.zero_stage}",
+    }
+    dist.print_once(f"{stage}:")
+    for name, value in lines.items():
+        dist.print_once(f"  {name:<10} {value}")
+
+
+def ranker_saver(
+    out: Path, ranker: Ranker, encoder: PairEncoder, pair_set: PairSet, config: TrainedStage
+) -> Callable[[], None]:
+    """A function that writes the bundle of the ranker as it is, and checks that it scores the same when reopened."""
+    facts = {"config": config.model_dump(mode="json"), "provenance": provenance()}
+
+    def save() -> None:
+        save_bundle(out, ranker.model, encoder, facts)
+        if dist.is_main() and config.training.zero_stage < 3:
+            check_reload(out, ranker, encoder, probes(pair_set), config.model.dtype)
+        dist.barrier()
+
+    return save
+
+
+def record_training(out: Path, trained: Trained, *, num_pairs: int) -> None:
+    """Add to the bundle what training it took, remove the cache, and say where the bundle is."""
+    dist.barrier()
+    if not dist.is_main():
+        return
+    facts = read_facts(out)
+    facts["training"] = {
+        "steps": trained.steps,
+        "tokens": trained.tokens,
+        "distinct_pairs": num_pairs,
+        "seconds": round(trained.seconds, 1),
+        "best_step": trained.best_step,
+        "best_value": trained.best_value,
+    }
+    write_json(out / FACTS_NAME, facts)
+    shutil.rmtree(out / "cache", ignore_errors=True)
+    kept = f"the best of step {trained.best_step}" if trained.best_value is not None else "the last"
+    dist.print_once(f"wrote {out}: {kept}, after {trained.steps:,} steps in {clock(trained.seconds)}")

@@ -1,0 +1,28 @@
+"""The report over evaluated systems: report.html, report.md, report.json.
+
+    python eval/report.py --config eval/configs/report_world.yaml
+
+Every figure is read from what eval/run.py wrote; every difference comes with a paired test and an interval.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from disranker.config import ReportConfig
+from disranker.data.readers import read_judged
+from disranker.evaluation.report import write_report
+
+CONFIG = ReportConfig
+
+
+def main(argv: list[str] | None = None) -> int:
+    config = ReportConfig.load(argv, prog="eval/report.py", description=__doc__)
+    judged = read_judged(config.judged) if config.judged else None
+    write_report(config.evaluated, config.out, baseline=config.baseline, title=config.title, judged=judged)
+    print(f"wrote {config.out}: report.html, report.md, report.json")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""Evaluation: systems score judged pairs and are measured; one run file and one metrics file each.
+
+    python eval/run.py --config eval/configs/world.yaml
+
+Systems are ranker bundles, ONNX exports, TREC runs, BM25 and random order; eval/report.py compares them.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from disranker.config import EvalConfig, SystemConfig
+from disranker.data.readers import read_trec_run
+from disranker.evaluation.systems import (
+    Scored,
+    TestSet,
+    read_test_set,
+    record_system,
+    score_bm25,
+    score_random,
+    score_run,
+    score_with,
+)
+from disranker.export.scorer import OnnxScorer
+from disranker.models.bundle import read_facts
+from disranker.models.scorer import Scorer
+from disranker.settings import provenance
+
+CONFIG = EvalConfig
+
+
+def main(argv: list[str] | None = None) -> int:
+    config = EvalConfig.load(argv, prog="eval/run.py", description=__doc__)
+    test_set = read_test_set(config.judged, config.candidates, config.qrels)
+    print(f"evaluating {len(test_set.rows):,} pairs of {len(test_set.labels):,} queries:", flush=True)
+    for name, system in config.systems.items():
+        scored = score(config, system, test_set)
+        about = {"seed": config.seed, **provenance(), **describe(system)}
+        recorded = record_system(config.out, name, system.kind, test_set, scored, config.measures, about)
+        shown = "  ".join(f"{measure} {value:.4f}" for measure, value in recorded.measured.aggregate.items())
+        print(f"  {name:<28} {shown}", flush=True)
+    print(f"wrote {config.out}: a run and a metrics file for {len(config.systems)} systems")
+    return 0
+
+
+def score(config: EvalConfig, system: SystemConfig, test_set: TestSet) -> Scored:
+    """The scores of one system."""
+    if system.kind == "random":
+        return score_random(test_set.rows, config.seed)
+    if system.kind == "bm25":
+        return score_bm25(test_set.rows)
+    assert system.path is not None
+    if system.kind == "run":
+        return score_run(test_set.rows, read_trec_run(system.path), system.path)
+    size = sum(file.stat().st_size for file in system.path.glob("*.safetensors" if system.kind == "bundle" else "onnx/*"))
+    cost = {"bytes": size, "device": "cpu", "threads": torch.get_num_threads(), "dtype": system.dtype}
+    if system.kind == "onnx":
+        return score_with(OnnxScorer.load(system.path), test_set.rows, **cost)
+    scorer = Scorer.load(system.path, dtype=system.dtype, tokens_per_batch=config.tokens_per_batch)
+    return score_with(scorer, test_set.rows, **cost | {"device": next(scorer.ranker.parameters()).device.type})
+
+
+def describe(system: SystemConfig) -> dict[str, Any]:
+    """Where a system comes from, and what training it took."""
+    path: Path | None = system.path
+    if path is None or system.kind == "run":
+        return {"path": str(path)} if path else {}
+    facts = read_facts(path)
+    return {"path": str(path), "fingerprint": facts["fingerprint"], "training": facts.get("training", {})}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""Stage 1: continued pretraining of a decoder on query → clicked title + summary.
+
+    deepspeed pretrain/train.py --config pretrain/configs/world.yaml
+
+Reads click logs, writes a language-model bundle that stage 2 starts from.  One process works as well: `python`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+
+from disranker import dist
+from disranker.config import PretrainConfig
+from disranker.data.batches import TextItems
+from disranker.data.readers import read_clicks
+from disranker.data.tokens import token_table
+from disranker.models.build import build_language_model, describe, load_tokenizer
+from disranker.models.bundle import save_bundle
+from disranker.models.language import LanguageModel
+from disranker.schema import Pair, stable_seed
+from disranker.settings import provenance
+from disranker.shards import file_hash
+from disranker.train.dev import dev_likelihood
+from disranker.train.engine import train
+from disranker.train.objectives import LanguageModelObjective
+from disranker.train.run import make_encoder, open_run, plan_steps, print_plan, record_training
+
+CONFIG = PretrainConfig
+
+
+def main(argv: list[str] | None = None) -> int:
+    config = PretrainConfig.load(argv, prog="pretrain/train.py", description=__doc__)
+    out, config_text = open_run(config)
+    tokenizer = load_tokenizer(config.model.tokenizer_name)
+    model = LanguageModel(build_language_model(config.model, tokenizer, seed=config.training.seed))
+    encoder = make_encoder(tokenizer, config.text, "plain")
+
+    content = " ".join([*map(file_hash, config.clicks), str(config.max_clicks), str(config.dev_share)])
+    tables = [
+        token_table(out / "cache", encoder, lambda dev=dev: clicked(config, dev), content=f"{content} {dev}", is_main=dist.is_main())
+        for dev in (False, True)
+    ]
+    dist.barrier()
+    train_table, dev_table = (opened() for opened in tables)
+    items, dev_items = (TextItems(table, np.arange(len(table))) for table in (train_table, dev_table))
+    plan, num_steps = plan_steps(items, config.training)
+    print_plan("stage 1", config.training, train_table, num_steps, {"model": describe(model.model)})
+
+    def save() -> None:
+        save_bundle(out, model.model, encoder, {"config": config.model_dump(mode="json"), "provenance": provenance()})
+
+    trained = train(
+        model,
+        LanguageModelObjective(),
+        plan,
+        num_steps=num_steps,
+        settings=(config.model, config.optim, config.training),
+        config_text=config_text,
+        out=out,
+        save=save,
+        evaluate=dev_likelihood(model, dev_items, config.training.tokens_per_step) if len(dev_table) else None,
+    )
+    record_training(out, trained, num_pairs=len(train_table))
+    return 0
+
+
+def clicked(config: PretrainConfig, dev: bool) -> Iterator[Pair]:
+    """The clicked pairs of the training or the held-out part; all clicks of a query are in the same part."""
+    for click in islice(read_clicks(config.clicks), config.max_clicks):
+        if (stable_seed("dev", click.query) / 2**64 < config.dev_share) == dev:
+            yield Pair(click.query, click.title, click.summary)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""Stage 2: train a ranker on judged pairs, its score read at the last token (decoder) or at [CLS] (encoder).
+
+    deepspeed rank/train.py --config rank/configs/world.yaml
+
+Reads judged pairs, writes a ranker bundle: the teacher, or a student that learns from labels alone.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from disranker.config import RankConfig
+from disranker.data.batches import GroupItems
+from disranker.data.groups import collect_judged, describe_groups
+from disranker.data.readers import read_judged
+from disranker.models.build import build_ranker_model, describe, load_tokenizer
+from disranker.models.bundle import default_template
+from disranker.models.ranker import Ranker
+from disranker.train.dev import dev_evaluation
+from disranker.train.engine import train
+from disranker.train.objectives import RankObjective
+from disranker.train.run import (
+    encode_once,
+    make_encoder,
+    open_run,
+    plan_steps,
+    print_plan,
+    ranker_saver,
+    record_training,
+)
+
+CONFIG = RankConfig
+
+
+def main(argv: list[str] | None = None) -> int:
+    config = RankConfig.load(argv, prog="rank/train.py", description=__doc__)
+    out, config_text = open_run(config)
+    pair_set, labels = collect_judged(read_judged(config.judged))
+    tokenizer = load_tokenizer(config.model.tokenizer_name)
+    ranker = Ranker(build_ranker_model(config.model, tokenizer, seed=config.training.seed))
+    encoder = make_encoder(tokenizer, config.text, default_template(ranker.model))
+
+    table = encode_once(out, encoder, pair_set.pairs)
+    items = GroupItems(
+        table, pair_set.groups(), labels, docs_per_query=config.docs_per_query, seed=config.training.seed
+    )
+    plan, num_steps = plan_steps(items, config.training)
+    facts = {"model": describe(ranker.model), "judged": describe_groups(pair_set), "loss": config.loss}
+    print_plan("stage 2", config.training, table, num_steps, facts)
+    trained = train(
+        ranker,
+        RankObjective(config),
+        plan,
+        num_steps=num_steps,
+        settings=(config.model, config.optim, config.training),
+        config_text=config_text,
+        out=out,
+        save=ranker_saver(out, ranker, encoder, pair_set, config),
+        evaluate=dev_evaluation(ranker, encoder, config.judged_dev, config.dev_measure),
+    )
+    record_training(out, trained, num_pairs=len(pair_set))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

