@@ -1,3 +1,3 @@
-"""disranker: from click logs and a few judgments to a small BERT ranker that keeps a large language model's judgment."""
+"""disranker: from click logs and a few judgments to a small BERT ranker that keeps an LLM's judgment."""
 
 __version__ = "0.1.0"

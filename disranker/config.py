@@ -22,7 +22,7 @@ class LoraConfig(Settings):
 
     r: Positive = 16
     """Rank of the adapters."""
-    alpha: Annotated[float, Field(gt=0.0)] = 32.0
+    alpha: Positive = 32
     """Adapters are scaled by alpha / r."""
     dropout: Share = 0.0
     """Dropout on the adapters' input."""
@@ -70,7 +70,7 @@ class TextConfig(Settings):
     """How a pair becomes tokens."""
 
     template: str | None = None
-    """`plain`, `prompt-en` or `prompt-zh` for decoders, `pair` for encoders; null keeps the bundle's, or the family's."""
+    """`plain`, `prompt-en` or `prompt-zh` for decoders, `pair` for encoders; null means plain or pair."""
     max_tokens: Annotated[int, Field(ge=8)] = 128
     """Tokens of a whole pair, special tokens included; what is longer is cut, the summary first."""
     max_query_tokens: Annotated[int, Field(ge=1)] = 32

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import disranker
@@ -44,7 +45,28 @@ def run_stage(name: str, argv: Sequence[str]) -> int:
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     try:
-        return int(module.main(list(argv)))
+        return call_main(module.main, list(argv))
     except SystemExit as stop:
         # --help and faults of the settings end a script this way.
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+
+
+def call_main(main: Callable[[list[str] | None], int], argv: list[str] | None = None) -> int:
+    """Call a stage's `main`; faults of the data are printed in one message and give 1 (`python -X dev` shows where)."""
+    _hush()
+    try:
+        return main(argv)
+    except ValueError as error:
+        if sys.flags.dev_mode:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _hush() -> None:
+    """Keep libraries from telling on the screen what our own plan and progress tell."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)

@@ -13,6 +13,7 @@ from disranker.config import DistillConfig
 from disranker.data.batches import GroupItems
 from disranker.data.groups import collect, describe_groups
 from disranker.data.readers import read_candidates
+from disranker.launch import call_main
 from disranker.models.build import build_ranker_model, describe, load_tokenizer
 from disranker.models.bundle import default_template
 from disranker.models.ranker import Ranker
@@ -66,4 +67,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(call_main(main))

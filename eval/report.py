@@ -12,6 +12,7 @@ import sys
 from disranker.config import ReportConfig
 from disranker.data.readers import read_judged
 from disranker.evaluation.report import write_report
+from disranker.launch import call_main
 
 CONFIG = ReportConfig
 
@@ -25,4 +26,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(call_main(main))

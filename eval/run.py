@@ -26,6 +26,7 @@ from disranker.evaluation.systems import (
     score_with,
 )
 from disranker.export.scorer import OnnxScorer
+from disranker.launch import call_main
 from disranker.models.bundle import read_facts
 from disranker.models.scorer import Scorer
 from disranker.settings import provenance
@@ -56,7 +57,9 @@ def score(config: EvalConfig, system: SystemConfig, test_set: TestSet) -> Scored
     assert system.path is not None
     if system.kind == "run":
         return score_run(test_set.rows, read_trec_run(system.path), system.path)
-    size = sum(file.stat().st_size for file in system.path.glob("*.safetensors" if system.kind == "bundle" else "onnx/*"))
+    size = sum(
+        file.stat().st_size for file in system.path.glob("*.safetensors" if system.kind == "bundle" else "onnx/*")
+    )
     cost = {"bytes": size, "device": "cpu", "threads": torch.get_num_threads(), "dtype": system.dtype}
     if system.kind == "onnx":
         return score_with(OnnxScorer.load(system.path), test_set.rows, **cost)
@@ -74,4 +77,4 @@ def describe(system: SystemConfig) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(call_main(main))

@@ -18,6 +18,7 @@ from disranker.config import PretrainConfig
 from disranker.data.batches import TextItems
 from disranker.data.readers import read_clicks
 from disranker.data.tokens import token_table
+from disranker.launch import call_main
 from disranker.models.build import build_language_model, describe, load_tokenizer
 from disranker.models.bundle import save_bundle
 from disranker.models.language import LanguageModel
@@ -41,7 +42,13 @@ def main(argv: list[str] | None = None) -> int:
 
     content = " ".join([*map(file_hash, config.clicks), str(config.max_clicks), str(config.dev_share)])
     tables = [
-        token_table(out / "cache", encoder, lambda dev=dev: clicked(config, dev), content=f"{content} {dev}", is_main=dist.is_main())
+        token_table(
+            out / "cache",
+            encoder,
+            lambda dev=dev: clicked(config, dev),
+            content=f"{content} {dev}",
+            is_main=dist.is_main(),
+        )
         for dev in (False, True)
     ]
     dist.barrier()
@@ -76,4 +83,4 @@ def clicked(config: PretrainConfig, dev: bool) -> Iterator[Pair]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(call_main(main))

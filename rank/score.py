@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from disranker import dist
 from disranker.config import ScoreConfig
 from disranker.data.readers import read_candidates, read_trec_run
+from disranker.launch import call_main
 from disranker.models.bundle import read_facts
 from disranker.models.scorer import Scorer
 from disranker.schema import Candidate
@@ -64,4 +65,4 @@ def foreign_teacher(config: ScoreConfig) -> Teacher:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(call_main(main))

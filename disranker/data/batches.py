@@ -42,7 +42,7 @@ class GroupBatch:
 
 @dataclass(frozen=True, slots=True)
 class TextBatch:
-    """Packed examples for next-token prediction; `counts_T` is True where the token is to be predicted."""
+    """Packed examples for next-token prediction; `predict_T` is True where the token is to be predicted."""
 
     packed: Packed
     predict_T: Tensor
@@ -85,7 +85,9 @@ class GroupItems:
     def lengths(self, epoch: int) -> NDArray[np.int64]:
         """Tokens of every group's sampled documents."""
         lengths = self._table.lengths
-        return np.array([lengths[self._sampled(item, epoch)].sum() for item in range(len(self._groups))], dtype=np.int64)
+        return np.array(
+            [lengths[self._sampled(item, epoch)].sum() for item in range(len(self._groups))], dtype=np.int64
+        )
 
     def batch(self, items: Sequence[int], epoch: int, weight: float) -> GroupBatch:
         """Those groups, packed, with their targets in [Q, D]."""

@@ -150,7 +150,7 @@ class Catalogue:
         self.by_form: dict[tuple[str, str], Kind] = {
             (kind.vertical, kind.form): kind for kinds in self.kinds.values() for kind in kinds
         }
-        self._named = {key: (kind,) for key, kind in self.by_form.items()}
+        self._named: dict[tuple[str, str], tuple[Kind, ...]] = {key: (kind,) for key, kind in self.by_form.items()}
         self._relatives: dict[str, tuple[Kind, ...]] = {}
         for kind in self.by_form.values():
             self._relatives[kind.family] = (*self._relatives.get(kind.family, ()), kind)

@@ -16,7 +16,7 @@ from disranker.data.catalogue import VERTICALS, Catalogue, Concept, Kind
 T = TypeVar("T")
 
 # All are probabilities.
-ALIAS_SHARE = 0.65
+ALIAS_SHARE = 0.6
 """Of the things that a query names in words, those in a colloquial form."""
 NAME_SHARE = 0.35
 """Of the queries in shop and help, those with an invented product line or an error code."""

@@ -67,7 +67,11 @@ def write_tokens(path: Path, encoder: PairEncoder, pairs: Iterable[Pair]) -> int
     """Encode a stream of pairs into an Arrow file at constant memory; the number of rows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     num_rows = 0
-    with write_atomic(path) as temporary, pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as out:
+    with (
+        write_atomic(path) as temporary,
+        pa.OSFile(str(temporary), "wb") as sink,
+        pa.ipc.new_file(sink, _SCHEMA) as out,
+    ):
         for block in _blocks(iter(pairs)):
             tokens = encoder.encode(block)
             columns = [[t.ids for t in tokens], [t.second for t in tokens], [t.num_cut for t in tokens]]
@@ -82,7 +86,12 @@ def _blocks(pairs: Iterator[Pair]) -> Iterator[list[Pair]]:
 
 
 def _fingerprint(encoder: PairEncoder, content: str) -> str:
-    template = encoder.template
-    vocabulary = json.dumps(encoder.tokenizer.get_vocab(), sort_keys=True)
+    template, tokenizer = encoder.template, encoder.tokenizer
+    # All of it, for two tokenizers of one vocabulary may differ in lower-casing or merges.
+    behaviour = json.loads(tokenizer.backend_tokenizer.to_str())
+    for state in ("truncation", "padding"):  # left over from the last call
+        del behaviour[state]
+    behaviour["special"] = tokenizer.special_tokens_map
     budget = (encoder.max_tokens, encoder.max_query_tokens)
-    return f"{stable_seed(content, template.name, template.version, *budget, vocabulary):016x}"
+    parts = (template.name, template.version, *budget, json.dumps(behaviour, sort_keys=True, default=str))
+    return f"{stable_seed(content, *parts):016x}"

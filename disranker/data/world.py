@@ -54,10 +54,10 @@ ROLE_PERCENT: Mapping[str, int] = {
     "partial": 14,
     "kind": 16,
     "neighbour": 20,
-    "lookalike": 11,
-    "spam": 9,
+    "lookalike": 8,
+    "spam": 6,
     "duplicate": 7,
-    "random": 17,
+    "random": 23,
 }
 """What the documents of a list are, after a first exact one; a lookalike shares words and means something else."""
 MAX_SPAM_PER_LIST = 2

@@ -52,7 +52,7 @@ class Scored:
 def read_test_set(judged: Sequence[Path], candidates: Sequence[Path], qrels: Path | None) -> TestSet:
     """The judged rows themselves, or candidates re-ranked and measured with the judgments (of `qrels`, if given)."""
     judgments = list(read_judged(judged)) if judged else []
-    rows: list[Judgment] | list[Candidate] = list(read_candidates(candidates)) if candidates else judgments
+    rows: list[Judgment | Candidate] = [*read_candidates(candidates)] if candidates else [*judgments]
     labels = read_trec_qrels(qrels) if qrels else group_labels(judgments)
     sources = [qrels] if qrels else list(judged)
     # A query without a judgment measures nothing; TREC's topic files list some.

@@ -12,9 +12,7 @@ from torch import Tensor
 from disranker.losses.ranking import Reduction
 
 
-def point_mse(
-    scores_QD: Tensor, teacher_QD: Tensor, mask_QD: Tensor, *, reduction: Reduction = "mean"
-) -> Tensor:
+def point_mse(scores_QD: Tensor, teacher_QD: Tensor, mask_QD: Tensor, *, reduction: Reduction = "mean") -> Tensor:
     """Point-MSE: mean over documents of (score_i - teacher_i)².
 
     Prefer it with very many pairs, and where the absolute score is used later (thresholds, cascades).
@@ -24,9 +22,7 @@ def point_mse(
     return loss_Q.sum() if reduction == "sum" else loss_Q.mean()
 
 
-def margin_mse(
-    scores_QD: Tensor, teacher_QD: Tensor, mask_QD: Tensor, *, reduction: Reduction = "mean"
-) -> Tensor:
+def margin_mse(scores_QD: Tensor, teacher_QD: Tensor, mask_QD: Tensor, *, reduction: Reduction = "mean") -> Tensor:
     """Margin-MSE: mean over all pairs i < j of a group of ((score_i - score_j) - (teacher_i - teacher_j))².
 
     Hofstätter et al. 2020 (arXiv 2010.02666) take one pair a query; here every pair of the group counts, at the cost

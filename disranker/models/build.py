@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from disranker import dist
 from disranker.models.ranker import is_decoder, stock_model
 
 if TYPE_CHECKING:
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
 
     from disranker.config import LoraConfig, ModelConfig
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The torch type of `float32` or `bfloat16`, as far as this machine computes in it."""
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[dist.usable_dtype(name)]
 
 
 def resolve_name(name: str) -> dict[str, str]:
@@ -39,7 +43,8 @@ def resolve_name(name: str) -> dict[str, str]:
     """
     if name.startswith("package:"):
         package, _, inner = name.removeprefix("package:").partition("/")
-        found = importlib.util.find_spec(package)
+        # A dotted name is no name of an installed package, and looking for it would import the part before the dot.
+        found = None if "." in package else importlib.util.find_spec(package)
         if found is None or not found.submodule_search_locations:
             raise ValueError(f"{name}: the package {package!r} is not installed; `make models` installs the small ones")
         name = str(Path(found.submodule_search_locations[0], inner))
@@ -110,7 +115,7 @@ def _build(
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if config.lora is not None:
         model = wrap_lora(model, config.lora)
-    return model.to(DTYPES[config.dtype])
+    return model.to(torch_dtype(config.dtype))
 
 
 def _set_dropout(model: PreTrainedModel, share: float) -> None:
@@ -118,7 +123,7 @@ def _set_dropout(model: PreTrainedModel, share: float) -> None:
         if isinstance(module, torch.nn.Dropout):
             module.p = share
         elif isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = share
+            setattr(module, "attention_dropout", share)  # noqa: B010
 
 
 def wrap_lora(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
@@ -152,21 +157,19 @@ def merged_weights(model: PreTrainedModel | PeftModel) -> dict[str, torch.Tensor
     """
     with _gathered(list(model.parameters())):
         stock = stock_model(model)
-        if stock is model:
-            # clone: a CPU tensor would otherwise share memory with a weight that trains on.
-            return {name: tensor.detach().cpu().clone() for name, tensor in stock.state_dict().items()}
-        from peft.tuners.lora import LoraLayer
-
+        # An output layer that is the embedding is one weight, not two.
+        tied = getattr(stock, "all_tied_weights_keys", {})
         deltas = {
             name: module.get_delta_weight("default").detach().cpu()
             for name, module in stock.named_modules()
-            if isinstance(module, LoraLayer)
+            if hasattr(module, "get_delta_weight")
         }
         weights = {}
         for name, tensor in stock.state_dict().items():
-            if ".lora_" in name or ".original_module." in name:
+            if ".lora_" in name or ".original_module." in name or name in tied:
                 continue
             plain = name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")
+            # clone: a CPU tensor would otherwise share memory with a weight that trains on.
             weight = tensor.detach().cpu().clone()
             layer = name.removesuffix(".base_layer.weight")
             if layer in deltas and name.endswith(".base_layer.weight"):

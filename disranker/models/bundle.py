@@ -16,8 +16,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from disranker import __version__, dist
-from disranker.models.build import DTYPES, load_tokenizer, merged_weights
-from disranker.models.ranker import is_decoder, stock_model
+from disranker.models.build import load_tokenizer, merged_weights, torch_dtype
+from disranker.models.ranker import has_token_types, is_decoder, stock_model
 from disranker.shards import write_json
 from disranker.text.encode import PairEncoder
 from disranker.text.templates import PairTemplate, get_template
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 FACTS_NAME = "disranker.json"
+
+# What transformers 5 copies into tokenizer_config.json from the folder a tokenizer came from.  FastEmbed cuts at
+# `max_length` without a word; the last two are about that folder, not about the tokenizer.
+_NOT_TO_SAVE = ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of", "is_local", "local_files_only")
 
 
 def default_template(model: PreTrainedModel | PeftModel) -> str:
@@ -46,7 +50,7 @@ def save_bundle(
         folder.mkdir(parents=True, exist_ok=True)
         stock = stock_model(model)
         _save_model(folder, stock, weights)
-        _save_tokenizer(folder, encoder)
+        _save_tokenizer(folder, stock, encoder)
         about = {
             "format": 1,
             "disranker": __version__,
@@ -71,15 +75,23 @@ def load_bundle(path: str | Path, *, dtype: str) -> tuple[PreTrainedModel, PairE
     facts = read_facts(path)
     if facts["kind"] != "ranker":
         raise ValueError(f"{path} is a {facts['kind']} bundle, which has no score; train a ranker from it first")
-    template = get_template(facts["template"]["name"], facts["template"]["version"])
-    encoder = PairEncoder(
+    encoder = load_encoder(path, facts)
+    model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch_dtype(dtype), use_safetensors=True)
+    return model, encoder, facts
+
+
+def load_encoder(path: str | Path, facts: Mapping[str, Any]) -> PairEncoder:
+    """The encoder of a bundle or an export with these facts; no weights are read.
+
+    Raises:
+        ValueError: its template is not the one of this release.
+    """
+    return PairEncoder(
         load_tokenizer(str(path)),
-        template,
+        get_template(facts["template"]["name"], facts["template"]["version"]),
         max_tokens=facts["max_tokens"],
         max_query_tokens=facts["max_query_tokens"],
     )
-    model = AutoModelForSequenceClassification.from_pretrained(path, dtype=DTYPES[dtype], use_safetensors=True)
-    return model, encoder, facts
 
 
 def read_facts(path: str | Path) -> dict[str, Any]:
@@ -87,8 +99,13 @@ def read_facts(path: str | Path) -> dict[str, Any]:
     file = Path(path, FACTS_NAME)
     if not file.exists():
         raise ValueError(f"{path} is no bundle: it has no {FACTS_NAME}; the training stages write bundles")
-    facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return facts
+    return read_json(file)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file."""
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return content
 
 
 def fingerprint(weights: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> str:
@@ -113,14 +130,29 @@ def _save_model(folder: Path, stock: PreTrainedModel, weights: Mapping[str, torc
         file.chmod(0o644)
 
 
-def _save_tokenizer(folder: Path, encoder: PairEncoder) -> None:
+def _save_tokenizer(folder: Path, stock: PreTrainedModel, encoder: PairEncoder) -> None:
     tokenizer: PreTrainedTokenizerBase = encoder.tokenizer
-    if isinstance(encoder.template, PairTemplate):
+    is_pair = isinstance(encoder.template, PairTemplate)
+    if is_pair:
         # Consumers cut at this length, as training did.
         tokenizer.model_max_length = encoder.max_tokens
+    # The last call of the tokenizer leaves its truncation behind, which would be saved as if it were a setting.
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
     tokenizer.save_pretrained(folder)
+    settings = read_json(folder / "tokenizer_config.json")
+    for name in _NOT_TO_SAVE:
+        settings.pop(name, None)
+    if settings["tokenizer_class"] == "TokenizersBackend":
+        # The name that transformers 4 knows as well; 5 reads both.
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+    if is_pair:
+        # A BERT tokenizer in front of a DistilBERT would send token types that the model does not take.
+        types = ["token_type_ids"] if has_token_types(stock) else []
+        settings["model_input_names"] = ["input_ids", *types, "attention_mask"]
+    write_json(folder / "tokenizer_config.json", settings)
     # transformers 5 writes neither of these; FlashRank wants the first, slow BERT tokenizers the second.
     write_json(folder / "special_tokens_map.json", {k: str(v) for k, v in tokenizer.special_tokens_map.items()})
-    if encoder.tokenizer.__class__.__name__.startswith("Bert"):
+    if type(tokenizer.backend_tokenizer.model).__name__ == "WordPiece":
         vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
         (folder / "vocab.txt").write_text("".join(f"{token}\n" for token, _ in vocabulary), encoding="utf-8")

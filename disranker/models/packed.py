@@ -24,6 +24,8 @@ from transformers import AttentionInterface
 from disranker.text.encode import Tokens
 
 PACKED_ATTENTION = "disranker_packed"
+# What transformers' models may hand to an attention function that changes its result.
+_NOT_PLAIN = ("position_bias", "s_aux", "sinks", "softcap")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,8 @@ class Packed:
     def to(self, device: torch.device) -> Packed:
         """The same batch on another device."""
         tensors = (self.input_ids, self.position_ids, self.token_type_ids, self.cu_seqlens, self.order)
-        return Packed(*(tensor.to(device) for tensor in tensors), runs=self.runs)
+        input_ids, position_ids, token_type_ids, cu_seqlens, order = (tensor.to(device) for tensor in tensors)
+        return Packed(input_ids, position_ids, token_type_ids, cu_seqlens, order, self.runs)
 
 
 def pack(sequences: Sequence[Tokens]) -> Packed:
@@ -94,14 +97,21 @@ def packed_attention(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     is_causal: bool | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """Attention of every sequence to itself alone, in the shape of transformers' attention interface.
 
-    `query`, `key`, `value` are [1, A, T, D]; the result is [1, T, A, D].  `attention_mask` is always None here:
+    `query`, `key`, `value` are [1, A, T, D]; the result is [1, T, A, D].  `attention_mask` is None:
     transformers builds no mask for an attention it does not know.  A `sliding_window` of w lets a token see w - 1
     neighbours on each side it may look to.
+
+    Raises:
+        ValueError: the model wants an attention that is not plain (a mask or bias of its own, sinks, a cap).
     """
+    unknown = {"attention_mask": attention_mask, **{name: others.get(name) for name in _NOT_PLAIN}}
+    wanted = [name for name, value in unknown.items() if value is not None]
+    if wanted:
+        raise ValueError(f"{type(module).__name__} wants {', '.join(wanted)}, which packed attention does not have")
     causal = bool(getattr(module, "is_causal", False)) if is_causal is None else is_causal
     query_TAD, key_TAD, value_TAD = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and dropout == 0.0:
@@ -155,10 +165,14 @@ def _by_runs(
     attended = []
     for query_run, key_run, value_run, (count, length) in parts:
         # [count * length, A, D] -> [count, A, length, D]: equally long sequences are one batch
-        batch = [run.unflatten(0, (count, length)).transpose(1, 2) for run in (query_run, key_run, value_run)]
+        queries, keys, values = (
+            run.unflatten(0, (count, length)).transpose(1, 2) for run in (query_run, key_run, value_run)
+        )
         band = _band(length, sliding_window, causal, query_TAD.device)
         out = scaled_dot_product_attention(
-            *batch,
+            queries,
+            keys,
+            values,
             attn_mask=band,
             dropout_p=dropout,
             is_causal=causal and band is None,

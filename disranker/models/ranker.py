@@ -9,7 +9,7 @@ Shapes: B sequences, T tokens in all, H hidden width.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,16 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 # RoBERTa and its kin count positions from padding_idx + 1.
-_POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert")
+_POSITIONS_AFTER_PADDING = (
+    "camembert",
+    "data2vec-text",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+)
+# Decoders whose classifier is built like an encoder's; they pool the last token all the same.
+_DECODERS_WITHOUT_SCORE = ("modernbert-decoder",)
 
 
 class Ranker(nn.Module):
@@ -66,7 +75,9 @@ class Ranker(nn.Module):
     def _pooled_rows_padded(self, packed: Packed) -> Tensor:
         """The same rows through a padded batch, for families whose attention cannot be replaced (DeBERTa)."""
         lengths = packed.cu_seqlens.diff().tolist()
-        ids_BL = pad_sequence(list(packed.input_ids[0].split(lengths)), batch_first=True)
+        # The pad token and no other: convolutions (MobileBERT) look one token past the end.
+        pad = getattr(self.stock.config, "pad_token_id", None) or 0
+        ids_BL = pad_sequence(list(packed.input_ids[0].split(lengths)), batch_first=True, padding_value=pad)
         types_BL = pad_sequence(list(packed.token_type_ids[0].split(lengths)), batch_first=True)
         mask_BL = pad_sequence([ids_BL.new_ones(length) for length in lengths], batch_first=True)
         inputs: dict[str, Tensor] = {"input_ids": ids_BL, "attention_mask": mask_BL}
@@ -80,7 +91,7 @@ class Ranker(nn.Module):
 
 def stock_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """The transformers model, out of its LoRA wrapper if it has one."""
-    return model if isinstance(model, PreTrainedModel) else model.get_base_model()
+    return cast(PreTrainedModel, model if isinstance(model, PreTrainedModel) else model.get_base_model())
 
 
 def packed_inputs(stock: PreTrainedModel, packed: Packed) -> dict[str, Any]:
@@ -98,13 +109,22 @@ def packed_inputs(stock: PreTrainedModel, packed: Packed) -> dict[str, Any]:
 
 def is_decoder(stock: PreTrainedModel) -> bool:
     """Whether the model reads left to right, so that only its last token has seen the whole pair."""
-    return hasattr(stock, "score") or hasattr(stock, "lm_head")
+    by_head = hasattr(stock, "score") or hasattr(stock, "lm_head")
+    return by_head or stock.config.model_type in _DECODERS_WITHOUT_SCORE
 
 
 def supports_packing(stock: PreTrainedModel) -> bool:
-    """Whether the family routes its attention through transformers' attention interface, without a cap on its logits."""
-    capped = getattr(stock.config, "attn_logit_softcapping", None) is not None
-    return bool(getattr(stock, "_supports_attention_backend", False)) and not capped
+    """Whether sequences of one row stay apart and attention is plain.
+
+    That is: the family routes its attention through transformers' attention interface, without a cap on the logits and
+    without sinks, and nothing but attention mixes neighbouring tokens (convolutions, linear or chunked attention).
+    """
+    config = stock.config
+    capped = getattr(config, "attn_logit_softcapping", None) is not None
+    sinks = any(hasattr(module, "sinks") for module in stock.modules())
+    layer_types = set(getattr(config, "layer_types", None) or ())
+    mixes = bool(getattr(config, "trigram_input", False)) or not layer_types <= {"full_attention", "sliding_attention"}
+    return bool(getattr(stock, "_supports_attention_backend", False)) and not (capped or sinks or mixes)
 
 
 def has_token_types(stock: PreTrainedModel) -> bool:
@@ -118,18 +138,22 @@ def score_rows(stock: PreTrainedModel, rows_BH: Tensor) -> Tensor:
     Raises:
         ValueError: the head is of a family that is not known here.
     """
-    if hasattr(stock, "score"):  # Llama, Qwen, …
-        logits = stock.score(rows_BH)
-    elif hasattr(stock.base_model, "pooler") and stock.base_model.pooler is not None:  # BERT
-        logits = stock.classifier(stock.dropout(stock.base_model.pooler(rows_BH[:, None])))
-    elif hasattr(stock, "pooler"):  # DeBERTa
-        logits = stock.classifier(stock.dropout(stock.pooler(rows_BH[:, None])))
-    elif hasattr(stock, "head"):  # ModernBERT
-        logits = stock.classifier(stock.drop(stock.head(rows_BH)))
-    elif hasattr(stock, "pre_classifier"):  # DistilBERT
-        logits = stock.classifier(stock.dropout(relu(stock.pre_classifier(rows_BH))))
-    elif hasattr(stock.classifier, "out_proj"):  # RoBERTa, ELECTRA
-        logits = stock.classifier(rows_BH[:, None])
+    model: Any = stock  # what its head is made of, its family says
+    if hasattr(model, "score"):  # Llama, Qwen, …
+        logits = model.score(rows_BH)
+    elif getattr(model.base_model, "pooler_activation", None) is not None:  # ALBERT: its pooler is a bare linear layer
+        backbone = model.base_model
+        logits = model.classifier(model.dropout(backbone.pooler_activation(backbone.pooler(rows_BH))))
+    elif hasattr(model.base_model, "pooler") and model.base_model.pooler is not None:  # BERT
+        logits = model.classifier(model.dropout(model.base_model.pooler(rows_BH[:, None])))
+    elif hasattr(model, "pooler"):  # DeBERTa
+        logits = model.classifier(model.dropout(model.pooler(rows_BH[:, None])))
+    elif hasattr(model, "head"):  # ModernBERT
+        logits = model.classifier(model.drop(model.head(rows_BH)))
+    elif hasattr(model, "pre_classifier"):  # DistilBERT
+        logits = model.classifier(model.dropout(relu(model.pre_classifier(rows_BH))))
+    elif hasattr(model.classifier, "out_proj"):  # RoBERTa, ELECTRA
+        logits = model.classifier(rows_BH[:, None])
     else:
         raise ValueError(f"no way known to read the score head of a {type(stock).__name__}")
     scores_B: Tensor = logits.float().squeeze(-1)

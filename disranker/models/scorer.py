@@ -97,4 +97,3 @@ def token_batches(order: Sequence[int], tokens: Sequence[Tokens], budget: int) -
         filled += length
     if batch:
         yield batch
-

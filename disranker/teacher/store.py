@@ -32,6 +32,8 @@ class Store:
             ValueError: the folder is no store, or its scoring run is not finished.
         """
         self.folder = Path(folder)
+        if not (self.folder / MANIFEST_NAME).exists():
+            raise ValueError(f"{folder} is no store: it has no {MANIFEST_NAME}; rank/score.py writes stores")
         self.manifest = read_manifest(folder)
         if not self.manifest["complete"]:
             raise ValueError(f"{folder} is not finished: run rank/score.py again, it goes on with what is missing")
@@ -71,12 +73,16 @@ def begin_store(folder: str | Path, teacher: dict[str, Any], input_hash: str, pa
     """Write the manifest of a new store, or make sure that the one there is of the same teacher and input.
 
     Raises:
-        ValueError: it is not; every difference is named.
+        ValueError: it is not, and every difference is named; or there are shards without a manifest.
     """
     manifest = {"format": 1, "teacher": teacher, "input": input_hash, "pairs_per_shard": pairs_per_shard}
     if (Path(folder) / MANIFEST_NAME).exists():
         found = read_manifest(folder)
         check_same(manifest, {name: found[name] for name in _IDENTITY}, folder)
+    elif any(Path(folder).glob("scores-*.parquet")):
+        raise ValueError(
+            f"{folder} holds shards but no {MANIFEST_NAME} that says whose they are; remove it or use another"
+        )
     else:
         write_manifest(folder, {**manifest, "complete": False})
 
@@ -107,8 +113,10 @@ def finish_store(folder: str | Path, num_shards: int, num_candidates: int) -> di
     """Check that every shard is there and every pair once, then mark the store complete; its manifest.
 
     Raises:
-        ValueError: a shard is missing, a pair stands twice, or all scores are equal.
+        ValueError: there is none, a shard is missing, a pair stands twice, or all scores are equal.
     """
+    if num_shards == 0:
+        raise ValueError("no candidate was read: there is nothing to score")
     paths = [shard_path(folder, index) for index in range(num_shards)]
     absent = [path.name for path in paths if not path.exists()]
     if absent:
@@ -134,6 +142,8 @@ def finish_store(folder: str | Path, num_shards: int, num_candidates: int) -> di
             "num_distinct": len(np.unique(scores)),
         },
     }
+    for left in Path(folder).glob(".*.tmp"):  # what a process was writing when it was killed
+        left.unlink()
     write_manifest(folder, manifest)
     return manifest
 

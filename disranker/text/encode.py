@@ -43,7 +43,11 @@ class PairEncoder:
         self.max_query_tokens = max_query_tokens
 
     def encode(self, pairs: Sequence[Pair]) -> list[Tokens]:
-        """Token ids of each pair, special tokens included, at most `max_tokens` long."""
+        """Token ids of each pair, special tokens included, at most `max_tokens` long.
+
+        Raises:
+            ValueError: the fixed text of the template fills the budget alone.
+        """
         if not pairs:
             return []
         if isinstance(self.template, PairTemplate):
@@ -61,13 +65,23 @@ class PairEncoder:
             return_overflowing_tokens=False,
             return_attention_mask=False,
         )
+        cut = [index for index, encoding in enumerate(encoded.encodings) if encoding.overflowing]
+        num_whole = self._count_whole([texts[index] for index in cut])
+        num_cut = {index: count - len(encoded["input_ids"][index]) for index, count in zip(cut, num_whole, strict=True)}
         tokens = []
         for index, ids in enumerate(encoded["input_ids"]):
-            encoding = encoded.encodings[index]
-            second = next((at for at, part in enumerate(encoding.sequence_ids) if part == 1), len(ids))
-            num_cut = sum(len(part.ids) for part in encoding.overflowing)
-            tokens.append(Tokens(np.asarray(ids, dtype=np.int32), second, num_cut))
+            parts = encoded.encodings[index].sequence_ids
+            # Of an empty document only the last [SEP] is there, which has token type 1 for the tokenizer.
+            second = parts.index(1) if 1 in parts else len(ids) - 1
+            tokens.append(Tokens(np.asarray(ids, dtype=np.int32), second, num_cut.get(index, 0)))
         return tokens
+
+    def _count_whole(self, texts: Sequence[tuple[str, str]]) -> list[int]:
+        """Tokens of each pair without a budget; what overflows a budget comes in windows that repeat one another."""
+        if not texts:
+            return []
+        queries, documents = [query for query, _ in texts], [document for _, document in texts]
+        return [len(ids) for ids in self.tokenizer(queries, documents, verbose=False)["input_ids"]]
 
     def _encode_prompts(self, pairs: Sequence[Pair], template: PromptTemplate) -> list[Tokens]:
         start = self._begin_tokens() + self._plain([template.before_query])[0]
@@ -77,6 +91,10 @@ class PairEncoder:
         summaries = self._plain([pair.summary for pair in pairs])
         end = [self.tokenizer.eos_token_id]
         fixed = len(start) + len(before_title) + len(before_summary) + len(end)
+        if fixed >= self.max_tokens:
+            raise ValueError(
+                f"max_tokens = {self.max_tokens} leaves no room for text: {template.name!r} alone takes {fixed}"
+            )
         tokens = []
         for query, title, summary in zip(queries, titles, summaries, strict=True):
             kept_query = query[: min(self.max_query_tokens, self.max_tokens - fixed)]

@@ -13,7 +13,7 @@ from disranker.schema import Pair
 
 @dataclass(frozen=True, slots=True)
 class PromptTemplate:
-    """The running text that a decoder reads: three fields with fixed text before each, then the end-of-sequence token."""
+    """The running text that a decoder reads: three fields, fixed text before each, then the end-of-sequence token."""
 
     name: str
     version: int

@@ -12,7 +12,7 @@ from disranker import dist
 from disranker.data.batches import TextItems, fill_steps
 from disranker.data.groups import PairSet, collect_judged
 from disranker.data.readers import read_judged
-from disranker.evaluation.measures import group_scores, measure_run
+from disranker.evaluation.measures import group_scores, measure_name, measure_run
 from disranker.models.language import LanguageModel
 from disranker.models.ranker import Ranker
 from disranker.models.scorer import Scorer
@@ -30,9 +30,13 @@ def dev_evaluation(
     """A function that measures the ranker as it is on the dev set by `measure`; None without a dev set.
 
     The texts are encoded once, here.  Every rank scores everything: under ZeRO-3 all ranks must run in step anyway.
+
+    Raises:
+        ValueError: no measure has that name.
     """
     if not judged_dev:
         return None
+    measure = measure_name(measure)  # before training, not at the first evaluation
     pair_set, labels = collect_judged(read_judged(judged_dev))
     judgments: dict[str, dict[str, int]] = {}
     for query_id, doc_id, label in zip(pair_set.query_ids, pair_set.doc_ids, labels, strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from disranker import dist
 from disranker.config import ModelConfig, OptimConfig, TrainingConfig
 
 
@@ -14,7 +15,7 @@ def deepspeed_config(model: ModelConfig, optim: OptimConfig, training: TrainingC
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": training.accumulation,
         "gradient_clipping": optim.clip_norm,
-        "bf16": {"enabled": model.dtype == "bfloat16"},
+        "bf16": {"enabled": dist.usable_dtype(model.dtype) == "bfloat16"},
         "zero_optimization": {"stage": training.zero_stage},
         # torch's AdamW is not on DeepSpeed's list of tested optimizers; the equivalence tests are ours.
         "zero_allow_untested_optimizer": True,

@@ -6,7 +6,7 @@ templates.  What to learn is an objective, what to learn from is a plan of steps
 
 from __future__ import annotations
 
-import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,13 @@ from torch import Tensor, nn
 from disranker import dist
 from disranker.config import ModelConfig, OptimConfig, TrainingConfig
 from disranker.schema import stable_seed
-from disranker.train.checkpoint import Progress, load_checkpoint, remove_checkpoints, save_checkpoint
+from disranker.train.checkpoint import (
+    CHECKPOINT_FOLDER,
+    Progress,
+    load_checkpoint,
+    remove_checkpoints,
+    save_checkpoint,
+)
 from disranker.train.ds_config import deepspeed_config
 from disranker.train.journal import Journal
 from disranker.train.schedule import learning_rate
@@ -76,10 +82,10 @@ def train(
     """
     model_config, optim, training = settings
     engine = _start_engine(model.to(dist.device()), model_config, optim, training)
-    checkpoints = out / "checkpoint"
+    checkpoints = out / CHECKPOINT_FOLDER
     progress = load_checkpoint(engine, checkpoints, config_text)
     if progress is None:
-        progress = Progress(step=0, tokens=0, best_step=0, best_value=float("-inf"), config=config_text)
+        progress = Progress(step=0, tokens=0, best_step=0, best_value=float("-inf"))
     else:
         dist.print_once(f"  going on from the checkpoint at step {progress['step']}")
     first_step, began = progress["step"], time.monotonic()
@@ -94,6 +100,8 @@ def train(
             progress["step"] = step + 1
             progress["tokens"] += metrics["tokens"]
             journal.step(step + 1, metrics)
+            if not math.isfinite(metrics["loss"]):
+                raise ValueError(f"the loss of step {step + 1} is {metrics['loss']}: lower optim.learning_rate")
             last = step + 1 == num_steps
             if evaluate is not None and (last or (step + 1) % (training.evaluate_every or num_steps) == 0):
                 _evaluate_and_keep(engine, evaluate, save, progress, journal)
@@ -102,7 +110,7 @@ def train(
                     dist.print_once(f"  no better evaluation since step {progress['best_step']}: stopping early")
                     break
             if training.checkpoint_every and (step + 1) % training.checkpoint_every == 0 and not last:
-                save_checkpoint(engine, checkpoints, progress)
+                save_checkpoint(engine, checkpoints, progress, config_text)
     if evaluate is None:
         save()
     remove_checkpoints(checkpoints)
@@ -113,16 +121,14 @@ def train(
     return Trained(progress["step"], round(progress["tokens"]), seconds, best_step, best_value)
 
 
-def train_step(
-    engine: DeepSpeedEngine, objective: Objective, batches: Sequence[Any], rate: float
-) -> dict[str, float]:
+def train_step(engine: DeepSpeedEngine, objective: Objective, batches: Sequence[Any], rate: float) -> dict[str, float]:
     """One optimizer step on this rank's micro-batches; the metrics are over all ranks."""
     began = time.monotonic()
     batches = [batch.to(dist.device()) for batch in batches]
     # ------------------------------------------------------------------------------------------------------------
     # The count comes before the first backward: the loss is normalised by all queries (or tokens) of the step.
-    counts = [sum(objective.count(batch) for batch in batches), sum(batch.packed.num_tokens for batch in batches)]
-    count, tokens = dist.sum_over_ranks(counts)
+    num_tokens = sum(batch.weight * batch.packed.num_tokens for batch in batches)
+    count, tokens = dist.sum_over_ranks([sum(objective.count(batch) for batch in batches), num_tokens])
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
     sums: dict[str, float] = {}
@@ -154,7 +160,6 @@ def _start_engine(
 ) -> DeepSpeedEngine:
     import deepspeed
 
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": optim.weight_decay},
@@ -178,11 +183,12 @@ def _evaluate_and_keep(
 ) -> None:
     engine.eval()
     measures = evaluate()
-    value = next(iter(measures.values()))
+    name, value = next(iter(measures.items()))
+    if math.isnan(value):
+        raise ValueError(f"the dev measure {name} is not defined on this dev set, so no best step can be chosen by it")
     best = value > progress["best_value"]
     if best:
         progress["best_step"], progress["best_value"] = progress["step"], value
         save()
     journal.evaluation(progress["step"], measures, best=best)
     engine.train()
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from types import TracebackType
@@ -55,11 +56,23 @@ class Journal:
         if not dist.is_main():
             return
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(finite(line), allow_nan=False) + "\n")
         if self._writer is not None:
             for name, value in {**line, **line.get("dev", {})}.items():
                 if isinstance(value, float):
                     self._writer.add_scalar(name, value, line["step"])
+
+
+def finite(content: dict[str, Any]) -> dict[str, Any]:
+    """The same with numbers that JSON does not have as the strings inf, -inf and nan: a PNR may be infinite."""
+    return {
+        name: finite(value)
+        if isinstance(value, dict)
+        else str(value)
+        if isinstance(value, float) and not math.isfinite(value)
+        else value
+        for name, value in content.items()
+    }
 
 
 def clock(seconds: float) -> str:

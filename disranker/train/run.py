@@ -21,15 +21,22 @@ from disranker.settings import dump, provenance
 from disranker.shards import write_atomic, write_json
 from disranker.text.encode import PairEncoder
 from disranker.text.templates import get_template
+from disranker.train.checkpoint import CHECKPOINT_FOLDER, check_settings
 from disranker.train.dev import check_reload, probes
 from disranker.train.engine import Trained
-from disranker.train.journal import clock
+from disranker.train.journal import clock, finite
 
 
 def open_run(config: TrainedStage) -> tuple[Path, str]:
-    """Join the other processes, make the output folder and write the resolved settings there; (folder, settings)."""
+    """Join the other processes, make the output folder and write the resolved settings there; (folder, settings).
+
+    Raises:
+        ValueError: the folder holds a checkpoint of a run with other settings.
+    """
     dist.initialize()
     out, text = Path(config.out), dump(config)
+    check_settings(out / CHECKPOINT_FOLDER, text)
+    dist.barrier()
     if dist.is_main():
         with write_atomic(out / "config.yaml") as temporary:
             temporary.write_text(text, encoding="utf-8")
@@ -52,7 +59,13 @@ def encode_once(out: Path, encoder: PairEncoder, pairs: Sequence[Pair]) -> Token
 
 
 def plan_steps(items: GroupItems | TextItems, training: TrainingConfig) -> tuple[StepPlan[Any], int]:
-    """The plan of this rank's steps, and how many steps the run has."""
+    """The plan of this rank's steps, and how many steps the run has.
+
+    Raises:
+        ValueError: there is no item.
+    """
+    if len(items.lengths(0)) == 0:
+        raise ValueError("there is nothing to train on: no row is left for training")
     plan: StepPlan[Any] = StepPlan(
         items,
         tokens_per_step=training.tokens_per_step,
@@ -67,7 +80,9 @@ def plan_steps(items: GroupItems | TextItems, training: TrainingConfig) -> tuple
     return plan, plan.num_steps(training.epochs)
 
 
-def print_plan(stage: str, training: TrainingConfig, table: TokenTable, num_steps: int, facts: Mapping[str, str]) -> None:
+def print_plan(
+    stage: str, training: TrainingConfig, table: TokenTable, num_steps: int, facts: Mapping[str, str]
+) -> None:
     """Say what was derived, before anything starts."""
     per_step = f"{training.tokens_per_step:,} tokens a step = {dist.world_size()} ranks x {training.accumulation} micro-batches"
     lines = {
@@ -110,7 +125,7 @@ def record_training(out: Path, trained: Trained, *, num_pairs: int) -> None:
         "best_step": trained.best_step,
         "best_value": trained.best_value,
     }
-    write_json(out / FACTS_NAME, facts)
+    write_json(out / FACTS_NAME, finite(facts))
     shutil.rmtree(out / "cache", ignore_errors=True)
     kept = f"the best of step {trained.best_step}" if trained.best_value is not None else "the last"
     dist.print_once(f"wrote {out}: {kept}, after {trained.steps:,} steps in {clock(trained.seconds)}")

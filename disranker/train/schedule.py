@@ -12,7 +12,8 @@ def learning_rate(step: int, num_steps: int, config: OptimConfig) -> float:
 
     The first step already moves (its rate is not 0), and the last one still does unless the warm-up fills the run.
     """
-    warmup_steps = math.ceil(config.warmup_share * num_steps)
+    # 0.07 * 100 is 7.000000000000001 in floating point, and still 7 steps.
+    warmup_steps = math.ceil(config.warmup_share * num_steps - 1e-9)
     if step < warmup_steps:
         return config.learning_rate * (step + 1) / warmup_steps
     # 1 at the end of the warm-up, towards 0 at num_steps

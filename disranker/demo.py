@@ -1,0 +1,175 @@
+"""The demo: the whole way on the built-in world, from a click log to an exported student with a report.
+
+Every step runs a stage by its own command line, which is printed; only the tokenizers are made here.  Nothing is
+tuned for the outcome: the two students have the same model, optimizer, steps and dev set, and so have the two teachers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from disranker.launch import run_stage, stage_script
+from disranker.train.journal import clock
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+NUM_CLICKS = 24_000
+JUDGED_QUERIES = {"train": 150, "dev": 60, "test": 200}
+CANDIDATE_QUERIES = 2_000
+DOCS_PER_QUERY = 12
+VOCAB_SIZE = 3_000
+TOKENIZER_CLICKS = 10_000
+
+
+def main(argv: Sequence[str]) -> int:
+    """`disranker demo --out DIR [--seed S] [--language en|zh|mixed]`; 0 when every step was done."""
+    parser = argparse.ArgumentParser(prog="disranker demo", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--out", default="demo", help="folder to write; what an earlier demo left there is removed")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the world and of all training")
+    parser.add_argument("--language", choices=("en", "zh", "mixed"), default="en", help="language of the world")
+    args = parser.parse_args(argv)
+    out = Path(args.out)
+    if out.exists() and any(out.iterdir()) and not (out / "world").exists():
+        print(f"{out} holds something else; give the demo a folder of its own with --out")
+        return 2
+    shutil.rmtree(out, ignore_errors=True)
+
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    began = time.monotonic()
+    make_world(console, out, args.seed, args.language)
+    for name, arguments in steps(out, args.seed):
+        code = run_step(console, name, arguments)
+        if code != 0:
+            return code
+    print_table(console, out)
+    console.print(f"Done in {clock(time.monotonic() - began)}.  The report: {out / 'report' / 'report.html'}")
+    return 0
+
+
+def make_world(console: Console, out: Path, seed: int, language: str) -> None:
+    """Write the world and the two tokenizers."""
+    from disranker.data.world import write_world
+    from disranker.text.vocabulary import train_pair_tokenizer, train_prompt_tokenizer
+
+    command = f"disranker world --out {out / 'world'} --rows {NUM_CLICKS} --language {language} --seed {seed}"
+    console.rule("[bold]world[/]", align="left")
+    console.print(command, style="dim", markup=False, soft_wrap=True)
+    began = time.monotonic()
+    write_world(
+        out / "world",
+        seed=seed,
+        language=language,
+        num_clicks=NUM_CLICKS,
+        judged_queries=JUDGED_QUERIES,
+        candidate_queries=CANDIDATE_QUERIES,
+        docs_per_query=DOCS_PER_QUERY,
+    )
+    train_prompt_tokenizer(clicked_texts(out), VOCAB_SIZE).save_pretrained(out / "tokenizers" / "decoder")
+    train_pair_tokenizer(clicked_texts(out), VOCAB_SIZE).save_pretrained(out / "tokenizers" / "encoder")
+    console.print(f"[dim]{clock(time.monotonic() - began)}[/]")
+
+
+def clicked_texts(out: Path) -> Iterator[str]:
+    """The texts that the tokenizers are made from."""
+    from disranker.data.readers import read_clicks
+
+    for click in islice(read_clicks(out / "world" / "clicks.parquet"), TOKENIZER_CLICKS):
+        yield from (click.query, click.title, click.summary)
+
+
+def steps(out: Path, seed: int) -> list[tuple[str, list[str]]]:
+    """(stage, its arguments) in order: the shipped configs, with what lies under another folder said anew."""
+    world, decoder, encoder = out / "world", out / "tokenizers" / "decoder", out / "tokenizers" / "encoder"
+    judged = {split: f"[{world / f'judged.{split}.parquet'}]" for split in JUDGED_QUERIES}
+    candidates = f"[{world / 'candidates.parquet'}]"
+    learn = ["--training.seed", str(seed), "--judged_dev", judged["dev"]]
+    teach = [*learn, "--judged", judged["train"]]
+    untaught = ["--model.name", "null", "--model.tokenizer", str(decoder), "--model.architecture", _decoder()]
+    systems = {
+        "random": "{kind: random}",
+        "bm25": "{kind: bm25}",
+        "student-labels": f"{{kind: bundle, path: {out / 'student-labels'}}}",
+        "teacher-without-pretraining": f"{{kind: bundle, path: {out / 'teacher-without-pretraining'}}}",
+        "teacher": f"{{kind: bundle, path: {out / 'teacher'}}}",
+        "student-distilled": f"{{kind: bundle, path: {out / 'student-distilled'}}}",
+        "student-onnx": f"{{kind: onnx, path: {out / 'student-onnx'}}}",
+    }
+    evaluated = ["--systems", "{" + ", ".join(f"{name}: {system}" for name, system in systems.items()) + "}"]
+
+    def step(stage: str, config: str, name: str, *arguments: str) -> tuple[str, list[str]]:
+        file = stage_script(stage).parent / "configs" / config
+        return stage, ["--config", str(file), "--out", str(out / name), *arguments]
+
+    student = [*learn, "--model.tokenizer", str(encoder)]
+    return [
+        step(
+            "pretrain", "world.yaml", "pretrained", "--clicks", f"[{world / 'clicks.parquet'}]",
+            "--model.tokenizer", str(decoder), "--training.seed", str(seed),
+        ),
+        step("rank", "world.yaml", "teacher", *teach, "--model.name", str(out / "pretrained")),
+        step("rank", "world.yaml", "teacher-without-pretraining", *teach, *untaught),
+        step("score", "score_world.yaml", "store", "--teacher", str(out / "teacher"), "--candidates", candidates),
+        step(
+            "distill", "world.yaml", "student-distilled", *student,
+            "--store", str(out / "store"), "--candidates", candidates,
+        ),
+        step("rank", "world_student.yaml", "student-labels", *student, "--judged", judged["train"]),
+        step("export", "export.yaml", "student-onnx", "--bundle", str(out / "student-distilled"),
+             "--judged", judged["test"]),
+        step("eval", "world.yaml", "evaluated", "--judged", judged["test"], *evaluated),
+        step("report", "report_world.yaml", "report", "--evaluated", f"[{out / 'evaluated'}]",
+             "--judged", judged["test"]),
+    ]  # fmt: skip
+
+
+def _decoder() -> str:
+    """The architecture of the pretrained decoder, for the teacher that starts without pretraining."""
+    import json
+
+    import yaml
+
+    config = yaml.safe_load((stage_script("pretrain").parent / "configs" / "world.yaml").read_text())
+    return json.dumps(config["model"]["architecture"])
+
+
+def run_step(console: Console, stage: str, arguments: Sequence[str]) -> int:
+    """Run one stage as its command line would, and show that line."""
+    console.rule(f"[bold]{stage}[/]", align="left")
+    # markup off: a list of files looks like one of its tags
+    console.print(f"disranker {stage} {shlex.join(arguments)}", style="dim", markup=False, soft_wrap=True)
+    began = time.monotonic()
+    code = run_stage(stage, list(arguments))
+    console.print(f"[dim]{clock(time.monotonic() - began)}[/]")
+    return code
+
+
+def print_table(console: Console, out: Path) -> None:
+    """The systems from worst to best."""
+    from rich.table import Table
+
+    from disranker.evaluation.runs import read_systems
+
+    table = Table(title="Test queries of the built-in world", title_justify="left")
+    for heading in ("system", "NDCG@5", "NDCG@10", "PNR", "parameters", "pairs/s"):
+        table.add_column(heading, justify="left" if heading == "system" else "right")
+    systems = read_systems(out / "evaluated").values()
+    for system in sorted(systems, key=lambda system: system.measured.aggregate["nDCG@10"]):
+        values, cost = system.measured.aggregate, system.efficiency
+        table.add_row(
+            system.name,
+            *(f"{values[measure]:.4f}" for measure in ("nDCG@5", "nDCG@10")),
+            f"{values['PNR']:.3f}",
+            f"{cost.parameters:,}" if cost.parameters else "–",
+            f"{cost.pairs_per_second:,.0f}" if cost.pairs_per_second else "–",
+        )
+    console.print(table)

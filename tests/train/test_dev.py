@@ -1,0 +1,144 @@
+"""Looking at the dev set while training, and at a saved bundle before it is trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from disranker.data.batches import TextItems
+from disranker.data.readers import write_records
+from disranker.data.tokens import TokenTable, write_tokens
+from disranker.evaluation.measures import measure_run
+from disranker.models.bundle import save_bundle
+from disranker.models.language import LanguageModel
+from disranker.models.ranker import Ranker
+from disranker.models.scorer import Scorer
+from disranker.schema import Judgment, Pair
+from disranker.train.dev import check_reload, dev_evaluation, dev_likelihood
+from tests import tiny
+
+ENCODER = tiny.encoder("pair")
+
+
+@pytest.fixture
+def ranker() -> Ranker:
+    return Ranker(tiny.classifier("bert", vocab_size=len(ENCODER.tokenizer)).train())
+
+
+def judged(path: Path) -> tuple[Path, list[Judgment]]:
+    """Three queries with four judged documents each."""
+    texts = [pair.title or pair.summary for pair in tiny.PAIRS]
+    rows = [
+        Judgment(f"q{query}", f"d{doc}", tiny.PAIRS[query].query + f" {query}", texts[(query + doc) % 6], "", doc % 3)
+        for query in range(3)
+        for doc in range(4)
+    ]
+    write_records(path, Judgment, rows)
+    return path, rows
+
+
+def test_without_a_dev_set_there_is_no_evaluation(ranker: Ranker) -> None:
+    assert dev_evaluation(ranker, ENCODER, [], "nDCG@10") is None
+
+
+@pytest.mark.parametrize("measure", ["nDCG@10", "nDCG@2", "PNR"])
+def test_the_dev_measure_is_that_of_the_scorer(ranker: Ranker, tmp_path: Path, measure: str) -> None:
+    path, rows = judged(tmp_path / "dev.parquet")
+    evaluate = dev_evaluation(ranker.eval(), ENCODER, [path], measure)
+    assert evaluate is not None
+    scores = Scorer(ranker, ENCODER).score([row.pair for row in rows])
+    labels: dict[str, dict[str, int]] = {}
+    run: dict[str, dict[str, float]] = {}
+    for row, score in zip(rows, scores, strict=True):
+        labels.setdefault(row.query_id, {})[row.doc_id] = row.label
+        run.setdefault(row.query_id, {})[row.doc_id] = float(score)
+    assert evaluate() == measure_run(labels, run, [measure]).aggregate
+
+
+def test_the_dev_measure_is_that_of_the_weights_at_the_call(ranker: Ranker, tmp_path: Path) -> None:
+    path, _ = judged(tmp_path / "dev.parquet")
+    evaluate = dev_evaluation(ranker.eval(), ENCODER, [path], "PNR")
+    assert evaluate is not None
+    before = evaluate()["PNR"]
+    with torch.no_grad():
+        ranker.stock.classifier.weight.neg_()
+        ranker.stock.classifier.bias.neg_()
+    # concordant and discordant pairs change places
+    assert evaluate()["PNR"] == pytest.approx(1.0 / before) and before not in (1.0, 0.0, float("inf"))
+
+
+def test_an_unknown_measure_is_refused_before_training(ranker: Ranker, tmp_path: Path) -> None:
+    path, _ = judged(tmp_path / "dev.parquet")
+    with pytest.raises(ValueError, match="unknown measure 'nDGC@10'"):
+        dev_evaluation(ranker, ENCODER, [path], "nDGC@10")
+
+
+# --- reload ---
+
+
+def test_a_bundle_that_scores_the_same_passes_and_training_goes_on(ranker: Ranker, tmp_path: Path) -> None:
+    save_bundle(tmp_path / "bundle", ranker.model, ENCODER, {})
+    assert check_reload(tmp_path / "bundle", ranker, ENCODER, tiny.PAIRS, "float32") < 1e-5
+    assert ranker.training  # with dropout again
+
+
+def test_a_bundle_that_scores_differently_is_refused(ranker: Ranker, tmp_path: Path) -> None:
+    save_bundle(tmp_path / "bundle", ranker.model, ENCODER, {})
+    file = tmp_path / "bundle" / "model.safetensors"
+    weights = load_file(file)
+    weights["classifier.weight"][0, 0] += 0.5
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(RuntimeError, match="does not score as the trained model does: largest difference"):
+        check_reload(tmp_path / "bundle", ranker, ENCODER, tiny.PAIRS, "float32")
+
+
+def test_a_bundle_that_scores_nan_is_refused(ranker: Ranker, tmp_path: Path) -> None:
+    with torch.no_grad():
+        ranker.stock.classifier.weight.fill_(float("nan"))
+    save_bundle(tmp_path / "bundle", ranker.model, ENCODER, {})
+    with pytest.raises(RuntimeError, match="must not be used"):
+        check_reload(tmp_path / "bundle", ranker, ENCODER, tiny.PAIRS, "float32")
+
+
+# --- likelihood ---
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Iterator[tuple[LanguageModel, TextItems]]:
+    encoder = tiny.encoder("plain")
+    write_tokens(tmp_path / "t.arrow", encoder, [*tiny.PAIRS, Pair("q", "", "a bike")])
+    table = TokenTable(tmp_path / "t.arrow")
+    model = LanguageModel(tiny.causal_model("llama", vocab_size=len(encoder.tokenizer)))
+    yield model, TextItems(table, np.arange(len(table)))
+
+
+@pytest.mark.parametrize("tokens_per_batch", [1, 40, 10_000])
+def test_likelihood_is_a_mean_over_tokens_whatever_the_batches(
+    texts: tuple[LanguageModel, TextItems], tokens_per_batch: int
+) -> None:
+    model, items = texts
+    found = dev_likelihood(model, items, tokens_per_batch)()
+    # by hand: every text alone through the stock model, from the logits
+    total, count = 0.0, 0
+    for row in range(7):
+        packed = items.batch([row], 0, 1.0).packed
+        with torch.no_grad():
+            hidden_TH = model.stock.base_model(packed.input_ids, packed=packed).last_hidden_state[0]
+            logits_TV = model.stock.lm_head(hidden_TH).log_softmax(dim=-1)
+        for at in range(1, packed.num_tokens):
+            if packed.token_type_ids[0, at]:
+                total += float(logits_TV[at - 1, packed.input_ids[0, at]])
+                count += 1
+    assert found == {"log_likelihood": pytest.approx(total / count, rel=1e-5)}
+    assert total / count < -1.0
+
+
+def test_likelihood_makes_no_graph(texts: tuple[LanguageModel, TextItems]) -> None:
+    model, items = texts
+    dev_likelihood(model, items, 100)()
+    assert all(parameter.grad is None for parameter in model.parameters())
