@@ -10,6 +10,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 OUT ?= demo
 
 export TOKENIZERS_PARALLELISM ?= false
+# Threads that wait sleep: where the cores are shared, spinning makes everything ten times slower.
+export OMP_WAIT_POLICY ?= PASSIVE
 # The demo and the tests download nothing.
 demo test test-all: export HF_HUB_OFFLINE ?= 1
 

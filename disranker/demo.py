@@ -21,10 +21,13 @@ from disranker.train.journal import clock
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from disranker.data.world import Language, Split
+
 NUM_CLICKS = 24_000
-JUDGED_QUERIES = {"train": 150, "dev": 60, "test": 200}
-CANDIDATE_QUERIES = 2_000
+JUDGED_QUERIES: dict[Split, int] = {"train": 150, "dev": 60, "test": 200}
 DOCS_PER_QUERY = 12
+CANDIDATE_QUERIES = 4_000
+CANDIDATE_DOCS = 8
 VOCAB_SIZE = 3_000
 TOKENIZER_CLICKS = 10_000
 
@@ -56,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def make_world(console: Console, out: Path, seed: int, language: str) -> None:
+def make_world(console: Console, out: Path, seed: int, language: Language) -> None:
     """Write the world and the two tokenizers."""
     from disranker.data.world import write_world
     from disranker.text.vocabulary import train_pair_tokenizer, train_prompt_tokenizer
@@ -73,6 +76,7 @@ def make_world(console: Console, out: Path, seed: int, language: str) -> None:
         judged_queries=JUDGED_QUERIES,
         candidate_queries=CANDIDATE_QUERIES,
         docs_per_query=DOCS_PER_QUERY,
+        candidate_docs=CANDIDATE_DOCS,
     )
     train_prompt_tokenizer(clicked_texts(out), VOCAB_SIZE).save_pretrained(out / "tokenizers" / "decoder")
     train_pair_tokenizer(clicked_texts(out), VOCAB_SIZE).save_pretrained(out / "tokenizers" / "encoder")
@@ -169,7 +173,7 @@ def print_table(console: Console, out: Path) -> None:
             system.name,
             *(f"{values[measure]:.4f}" for measure in ("nDCG@5", "nDCG@10")),
             f"{values['PNR']:.3f}",
-            f"{cost.parameters:,}" if cost.parameters else "–",
+            f"{cost.parameters / 1e6:.2f} M" if cost.parameters else "–",
             f"{cost.pairs_per_second:,.0f}" if cost.pairs_per_second else "–",
         )
     console.print(table)

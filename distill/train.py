@@ -15,7 +15,6 @@ from disranker.data.groups import collect, describe_groups
 from disranker.data.readers import read_candidates
 from disranker.launch import call_main
 from disranker.models.build import build_ranker_model, describe, load_tokenizer
-from disranker.models.bundle import default_template
 from disranker.models.ranker import Ranker
 from disranker.teacher.store import Store
 from disranker.train.dev import dev_evaluation
@@ -41,9 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     teacher_scores = Store(config.store).standardised(pair_set.pairs)
     tokenizer = load_tokenizer(config.model.tokenizer_name)
     ranker = Ranker(build_ranker_model(config.model, tokenizer, seed=config.training.seed))
-    encoder = make_encoder(tokenizer, config.text, default_template(ranker.model))
+    encoder = make_encoder(tokenizer, config.text, ranker.model)
 
-    table = encode_once(out, encoder, pair_set.pairs)
+    table = encode_once(out, encoder, lambda: pair_set.pairs)
     items = GroupItems(
         table, pair_set.groups(), teacher_scores, docs_per_query=config.docs_per_query, seed=config.training.seed
     )

@@ -8,7 +8,6 @@ Systems are ranker bundles, ONNX exports, TREC runs, BM25 and random order; eval
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,9 +56,8 @@ def score(config: EvalConfig, system: SystemConfig, test_set: TestSet) -> Scored
     assert system.path is not None
     if system.kind == "run":
         return score_run(test_set.rows, read_trec_run(system.path), system.path)
-    size = sum(
-        file.stat().st_size for file in system.path.glob("*.safetensors" if system.kind == "bundle" else "onnx/*")
-    )
+    weights = system.path.glob("*.safetensors" if system.kind == "bundle" else "onnx/*")
+    size = sum(file.stat().st_size for file in weights)
     cost = {"bytes": size, "device": "cpu", "threads": torch.get_num_threads(), "dtype": system.dtype}
     if system.kind == "onnx":
         return score_with(OnnxScorer.load(system.path), test_set.rows, **cost)
@@ -69,11 +67,10 @@ def score(config: EvalConfig, system: SystemConfig, test_set: TestSet) -> Scored
 
 def describe(system: SystemConfig) -> dict[str, Any]:
     """Where a system comes from, and what training it took."""
-    path: Path | None = system.path
-    if path is None or system.kind == "run":
-        return {"path": str(path)} if path else {}
-    facts = read_facts(path)
-    return {"path": str(path), "fingerprint": facts["fingerprint"], "training": facts.get("training", {})}
+    if system.path is None or system.kind == "run":
+        return {"path": str(system.path)} if system.path else {}
+    facts = read_facts(system.path)
+    return {"path": str(system.path), "fingerprint": facts["fingerprint"], "training": facts.get("training", {})}
 
 
 if __name__ == "__main__":

@@ -8,27 +8,25 @@ Reads click logs, writes a language-model bundle that stage 2 starts from.  One 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from itertools import islice
+from pathlib import Path
 
 import numpy as np
 
-from disranker import dist
 from disranker.config import PretrainConfig
 from disranker.data.batches import TextItems
-from disranker.data.readers import read_clicks
-from disranker.data.tokens import token_table
+from disranker.data.clicks import clicked_pairs
+from disranker.data.tokens import TokenTable
 from disranker.launch import call_main
 from disranker.models.build import build_language_model, describe, load_tokenizer
 from disranker.models.bundle import save_bundle
 from disranker.models.language import LanguageModel
-from disranker.schema import Pair, stable_seed
 from disranker.settings import provenance
 from disranker.shards import file_hash
+from disranker.text.encode import PairEncoder
 from disranker.train.dev import dev_likelihood
 from disranker.train.engine import train
 from disranker.train.objectives import LanguageModelObjective
-from disranker.train.run import make_encoder, open_run, plan_steps, print_plan, record_training
+from disranker.train.run import encode_once, make_encoder, open_run, plan_steps, print_plan, record_training
 
 CONFIG = PretrainConfig
 
@@ -38,21 +36,9 @@ def main(argv: list[str] | None = None) -> int:
     out, config_text = open_run(config)
     tokenizer = load_tokenizer(config.model.tokenizer_name)
     model = LanguageModel(build_language_model(config.model, tokenizer, seed=config.training.seed))
-    encoder = make_encoder(tokenizer, config.text, "plain")
+    encoder = make_encoder(tokenizer, config.text, model.model)
 
-    content = " ".join([*map(file_hash, config.clicks), str(config.max_clicks), str(config.dev_share)])
-    tables = [
-        token_table(
-            out / "cache",
-            encoder,
-            lambda dev=dev: clicked(config, dev),
-            content=f"{content} {dev}",
-            is_main=dist.is_main(),
-        )
-        for dev in (False, True)
-    ]
-    dist.barrier()
-    train_table, dev_table = (opened() for opened in tables)
+    train_table, dev_table = (clicked_tokens(config, out, encoder, held_out) for held_out in (False, True))
     items, dev_items = (TextItems(table, np.arange(len(table))) for table in (train_table, dev_table))
     plan, num_steps = plan_steps(items, config.training)
     print_plan("stage 1", config.training, train_table, num_steps, {"model": describe(model.model)})
@@ -75,11 +61,11 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def clicked(config: PretrainConfig, dev: bool) -> Iterator[Pair]:
-    """The clicked pairs of the training or the held-out part; all clicks of a query are in the same part."""
-    for click in islice(read_clicks(config.clicks), config.max_clicks):
-        if (stable_seed("dev", click.query) / 2**64 < config.dev_share) == dev:
-            yield Pair(click.query, click.title, click.summary)
+def clicked_tokens(config: PretrainConfig, out: Path, encoder: PairEncoder, held_out: bool) -> TokenTable:
+    """The encoded clicks of the training or the held-out part, written by one process and mapped by all."""
+    part = {"max_clicks": config.max_clicks, "dev_share": config.dev_share, "held_out": held_out}
+    content = f"{[file_hash(path) for path in config.clicks]} {part}"
+    return encode_once(out, encoder, lambda: clicked_pairs(config.clicks, **part), content)
 
 
 if __name__ == "__main__":

@@ -162,7 +162,8 @@ def test_packages_of_the_wheel_equal_the_folders() -> None:
     stages = {f"disranker.stages.{folder}" for folder in STAGE_FOLDERS}
     assert set(setuptools["packages"]) == with_python | stages
     assert setuptools["package-dir"] == {f"disranker.stages.{folder}": folder for folder in STAGE_FOLDERS}
-    assert set(setuptools["package-data"]) == stages
+    # the configs of the stages, and what the report's page is made of
+    assert set(setuptools["package-data"]) == {*stages, "disranker.evaluation"}
 
 
 def test_constraints_pin_every_line_and_torch_as_the_makefile_does() -> None:

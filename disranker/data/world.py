@@ -270,8 +270,13 @@ def write_world(
     judged_queries: Mapping[Split, int],
     candidate_queries: int,
     docs_per_query: int,
+    candidate_docs: int | None = None,
 ) -> dict[str, object]:
-    """Write clicks, judged.{split}, candidates (Parquet) and world.json to a folder; returns what it says."""
+    """Write clicks, judged.{split}, candidates (Parquet) and world.json to a folder; returns what it says.
+
+    `candidate_docs` is the number of unjudged documents of a query, where it is not to be `docs_per_query`.
+    """
+    candidate_docs = candidate_docs or docs_per_query
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     world = World(seed, language)
@@ -279,7 +284,7 @@ def write_world(
     for split, num_queries in judged_queries.items():
         name = f"judged.{split}.parquet"
         rows[name] = write_records(out / name, Judgment, world.judged(split, num_queries, docs_per_query))
-    candidates = world.candidates(candidate_queries, docs_per_query)
+    candidates = world.candidates(candidate_queries, candidate_docs)
     rows["candidates.parquet"] = write_records(out / "candidates.parquet", Candidate, candidates)
     description: dict[str, object] = {
         "generator_version": GENERATOR_VERSION,
@@ -290,6 +295,7 @@ def write_world(
             "judged_queries": dict(judged_queries),
             "candidate_queries": candidate_queries,
             "docs_per_query": docs_per_query,
+            "candidate_docs": candidate_docs,
         },
         "rows": rows,
         "num_alias_forms": {code: len(catalogue.alias_forms()) for code, catalogue in world.catalogues.items()},

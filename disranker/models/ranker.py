@@ -127,6 +127,14 @@ def supports_packing(stock: PreTrainedModel) -> bool:
     return bool(getattr(stock, "_supports_attention_backend", False)) and not (capped or sinks or mixes)
 
 
+def num_positions(stock: PreTrainedModel) -> int | None:
+    """Tokens of the longest sequence that the model has positions for; None where the family has no limit."""
+    limit: int | None = getattr(stock.config, "max_position_embeddings", None)
+    if limit is not None and stock.config.model_type in _POSITIONS_AFTER_PADDING:
+        limit -= stock.config.pad_token_id + 1
+    return limit
+
+
 def has_token_types(stock: PreTrainedModel) -> bool:
     """Whether the model was made for two token types (RoBERTa has one, ModernBERT and decoders none)."""
     return getattr(stock.config, "type_vocab_size", 0) > 1

@@ -29,6 +29,8 @@ class Progress(TypedDict):
     """Optimizer steps done."""
     tokens: float
     """Tokens seen, over all ranks."""
+    pairs: float
+    """Pairs seen, over all ranks, repeats counted."""
     best_step: int
     """Step of the best evaluation; 0 before the first."""
     best_value: float
@@ -60,7 +62,11 @@ def load_checkpoint(engine: DeepSpeedEngine, folder: Path, config: str) -> Progr
     check_settings(folder, config)
     _, state = engine.load_checkpoint(str(folder), load_module_strict=False)
     return Progress(
-        step=state["step"], tokens=state["tokens"], best_step=state["best_step"], best_value=state["best_value"]
+        step=state["step"],
+        tokens=state["tokens"],
+        pairs=state["pairs"],
+        best_step=state["best_step"],
+        best_value=state["best_value"],
     )
 
 

@@ -57,6 +57,8 @@ class Trained:
 
     steps: int
     tokens: int
+    pairs: int
+    """Pairs seen, repeats counted."""
     seconds: float
     best_step: int
     best_value: float | None
@@ -85,7 +87,7 @@ def train(
     checkpoints = out / CHECKPOINT_FOLDER
     progress = load_checkpoint(engine, checkpoints, config_text)
     if progress is None:
-        progress = Progress(step=0, tokens=0, best_step=0, best_value=float("-inf"))
+        progress = Progress(step=0, tokens=0, pairs=0, best_step=0, best_value=float("-inf"))
     else:
         dist.print_once(f"  going on from the checkpoint at step {progress['step']}")
     first_step, began = progress["step"], time.monotonic()
@@ -99,6 +101,7 @@ def train(
             metrics = train_step(engine, objective, make_batches(), rate)
             progress["step"] = step + 1
             progress["tokens"] += metrics["tokens"]
+            progress["pairs"] += metrics["pairs"]
             journal.step(step + 1, metrics)
             if not math.isfinite(metrics["loss"]):
                 raise ValueError(f"the loss of step {step + 1} is {metrics['loss']}: lower optim.learning_rate")
@@ -118,7 +121,8 @@ def train(
     best_step = progress["best_step"] if evaluate is not None else progress["step"]
     seconds = time.monotonic() - began
     engine.destroy()  # lets go of the hooks, so that this process can score with the model or train another
-    return Trained(progress["step"], round(progress["tokens"]), seconds, best_step, best_value)
+    tokens, pairs = round(progress["tokens"]), round(progress["pairs"])
+    return Trained(progress["step"], tokens, pairs, seconds, best_step, best_value)
 
 
 def train_step(engine: DeepSpeedEngine, objective: Objective, batches: Sequence[Any], rate: float) -> dict[str, float]:
@@ -127,8 +131,10 @@ def train_step(engine: DeepSpeedEngine, objective: Objective, batches: Sequence[
     batches = [batch.to(dist.device()) for batch in batches]
     # ------------------------------------------------------------------------------------------------------------
     # The count comes before the first backward: the loss is normalised by all queries (or tokens) of the step.
-    num_tokens = sum(batch.weight * batch.packed.num_tokens for batch in batches)
-    count, tokens = dist.sum_over_ranks([sum(objective.count(batch) for batch in batches), num_tokens])
+    sizes = [(batch.weight * batch.packed.num_tokens, batch.weight * batch.packed.num_sequences) for batch in batches]
+    num_tokens, num_pairs = (sum(column) for column in zip(*sizes, strict=True))
+    counts = [sum(objective.count(batch) for batch in batches), num_tokens, num_pairs]
+    count, tokens, pairs = dist.sum_over_ranks(counts)
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
     sums: dict[str, float] = {}
@@ -151,6 +157,7 @@ def train_step(engine: DeepSpeedEngine, objective: Objective, batches: Sequence[
         "learning_rate": rate,
         "count": count,
         "tokens": tokens,
+        "pairs": pairs,
         "tokens_per_second": tokens / seconds,
     }
 

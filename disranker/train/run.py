@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from disranker import dist
 from disranker.config import TextConfig, TrainedStage, TrainingConfig
 from disranker.data.batches import GroupItems, StepPlan, TextItems
 from disranker.data.groups import PairSet
 from disranker.data.tokens import TokenTable, token_table
-from disranker.models.bundle import FACTS_NAME, read_facts, save_bundle
-from disranker.models.ranker import Ranker
+from disranker.models.bundle import FACTS_NAME, default_template, read_facts, save_bundle
+from disranker.models.ranker import Ranker, num_positions, stock_model
 from disranker.schema import Pair, pair_key, stable_seed
 from disranker.settings import dump, provenance
 from disranker.shards import write_atomic, write_json
@@ -25,6 +25,9 @@ from disranker.train.checkpoint import CHECKPOINT_FOLDER, check_settings
 from disranker.train.dev import check_reload, probes
 from disranker.train.engine import Trained
 from disranker.train.journal import clock, finite
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 def open_run(config: TrainedStage) -> tuple[Path, str]:
@@ -44,16 +47,31 @@ def open_run(config: TrainedStage) -> tuple[Path, str]:
     return out, text
 
 
-def make_encoder(tokenizer: PreTrainedTokenizerBase, text: TextConfig, default_template: str) -> PairEncoder:
-    """The encoder of a stage's settings."""
-    template = get_template(text.template or default_template)
+def make_encoder(
+    tokenizer: PreTrainedTokenizerBase, text: TextConfig, model: PreTrainedModel | PeftModel
+) -> PairEncoder:
+    """The encoder of a stage's settings.
+
+    Raises:
+        ValueError: the model has no positions for so many tokens, or there is no such template.
+    """
+    limit = num_positions(stock_model(model))
+    if limit is not None and text.max_tokens > limit:
+        raise ValueError(f"text.max_tokens is {text.max_tokens}, but the model has positions for {limit} tokens only")
+    template = get_template(text.template or default_template(model))
     return PairEncoder(tokenizer, template, max_tokens=text.max_tokens, max_query_tokens=text.max_query_tokens)
 
 
-def encode_once(out: Path, encoder: PairEncoder, pairs: Sequence[Pair]) -> TokenTable:
-    """The token table of pairs in memory, written by one process and mapped by all."""
-    content = f"{stable_seed(*(pair_key(pair) for pair in pairs)):016x}"
-    opened = token_table(out / "cache", encoder, lambda: pairs, content=content, is_main=dist.is_main())
+def encode_once(
+    out: Path, encoder: PairEncoder, pairs: Callable[[], Iterable[Pair]], content: str | None = None
+) -> TokenTable:
+    """The token table of a stream of pairs, written by one process and mapped by all.
+
+    `content` is a hash that stands for the texts; without it the texts themselves are hashed.
+    """
+    if content is None:
+        content = f"{stable_seed(*(pair_key(pair) for pair in pairs())):016x}"
+    opened = token_table(out / "cache", encoder, pairs, content=content, is_main=dist.is_main())
     dist.barrier()
     return opened()
 
@@ -84,11 +102,11 @@ def print_plan(
     stage: str, training: TrainingConfig, table: TokenTable, num_steps: int, facts: Mapping[str, str]
 ) -> None:
     """Say what was derived, before anything starts."""
-    per_step = f"{training.tokens_per_step:,} tokens a step = {dist.world_size()} ranks x {training.accumulation} micro-batches"
+    cut = f"{dist.world_size()} ranks x {training.accumulation} micro-batches"
     lines = {
         **facts,
         "tokens": f"{table.lengths.sum():,} in {len(table):,} pairs, {table.num_truncated / len(table):.1%} cut to fit",
-        "steps": f"{num_steps:,}, about {per_step}",
+        "steps": f"{num_steps:,}, about {training.tokens_per_step:,} tokens a step = {cut}",
         "device": f"{dist.device().type}, ZeRO {training.zero_stage}",
     }
     dist.print_once(f"{stage}:")
@@ -120,6 +138,7 @@ def record_training(out: Path, trained: Trained, *, num_pairs: int) -> None:
     facts["training"] = {
         "steps": trained.steps,
         "tokens": trained.tokens,
+        "pairs": trained.pairs,
         "distinct_pairs": num_pairs,
         "seconds": round(trained.seconds, 1),
         "best_step": trained.best_step,

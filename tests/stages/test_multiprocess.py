@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -88,7 +90,7 @@ def test_zero_on_two_ranks_saves_a_whole_bundle(pipeline: Pipeline, name: str, z
 @pytest.mark.multiprocess
 @pytest.mark.parametrize("zero_stage", ["1", "3"])
 def test_two_ranks_resume_exactly(pipeline: Pipeline, zero_stage: str, tmp_path: Path) -> None:
-    """Killed after its checkpoint of step 4, with dropout; the launcher takes its ranks down with it."""
+    """Both ranks and their launcher killed at some moment after the first checkpoint, with dropout."""
     stage, argv = pipeline.commands["student"]
     words = ["--model.dropout", "0.2", "--training.checkpoint_every", "4", "--training.zero_stage", zero_stage]
     argv = [*argv, *words, "--training.tokens_per_step", "200"]
@@ -96,9 +98,8 @@ def test_two_ranks_resume_exactly(pipeline: Pipeline, zero_stage: str, tmp_path:
     launcher = [str(Path(sys.executable).with_name("deepspeed")), "--num_accelerators", "2"]
     command = [*launcher, "--master_port", str(tiny_runs.free_port()), str(stage_script(stage)), *argv]
     out = tmp_path / "killed"
-    kill_when([*command, "--out", str(out)], lambda: num_lines(out) > 6, signal.SIGTERM)
+    assert kill_when([*command, "--out", str(out)], lambda: num_lines(out) > 6)
     assert (out / "checkpoint" / "latest").exists()
-    # where the student is measured is a folder of its own, so the settings differ in `out` alone
     shown = on_two_ranks(stage, [*argv, "--out", str(out)])
     assert "going on from the checkpoint at step" in shown
     assert tiny_runs.step_lines(out) == tiny_runs.step_lines(tmp_path / "straight")
@@ -118,10 +119,14 @@ def num_shards(out: Path) -> int:
     return len(list(out.glob("scores-*.parquet")))
 
 
-def kill_when(command: Sequence[str], ripe: Callable[[], bool], how: signal.Signals = signal.SIGKILL) -> bool:
-    """Start a process and kill it as soon as `ripe` says so; whether it was still running then."""
+def kill_when(command: Sequence[str], ripe: Callable[[], bool]) -> bool:
+    """Start a process and kill it and its children as soon as `ripe` says so; whether it was still running then."""
     process = subprocess.Popen(
-        command, env=tiny_runs.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command,
+        env=tiny_runs.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # a process group of its own, which no one else is in
     )
     try:
         until = time.monotonic() + 200
@@ -129,7 +134,8 @@ def kill_when(command: Sequence[str], ripe: Callable[[], bool], how: signal.Sign
             assert time.monotonic() < until, "the process never came so far"
             time.sleep(0.0005)
     finally:
-        process.send_signal(how)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         code = process.wait(timeout=60)
     return code != 0
 
