@@ -164,7 +164,7 @@ def print_table(console: Console, out: Path) -> None:
     from disranker.evaluation.runs import read_systems
 
     table = Table(title="Test queries of the built-in world", title_justify="left")
-    for heading in ("system", "NDCG@5", "NDCG@10", "PNR", "parameters", "pairs/s"):
+    for heading in ("system", "NDCG@5", "NDCG@10", "PNR", "params", "pairs/s"):
         table.add_column(heading, justify="left" if heading == "system" else "right")
     systems = read_systems(out / "evaluated").values()
     for system in sorted(systems, key=lambda system: system.measured.aggregate["nDCG@10"]):

@@ -70,7 +70,8 @@ def describe(system: SystemConfig) -> dict[str, Any]:
     if system.path is None or system.kind == "run":
         return {"path": str(system.path)} if system.path else {}
     facts = read_facts(system.path)
-    return {"path": str(system.path), "fingerprint": facts["fingerprint"], "training": facts.get("training", {})}
+    about = {"path": str(system.path), "fingerprint": facts["fingerprint"], "training": facts.get("training", {})}
+    return about | ({"parity": facts["export"]["parity"]} if system.kind == "onnx" else {})
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def make_world(folder: Path) -> Path:
 
 
 def arguments(out: Path, settings: Mapping[str, Any]) -> list[str]:
-    """A command line as a user writes it: `--out OUT --name value …`; values that are no text are JSON, which is YAML."""
+    """A command line as a user writes it: `--out OUT --name value …`; what is no text stands as JSON, which is YAML."""
     words = ["--out", str(out)]
     for name, value in settings.items():
         words += [f"--{name}", value if isinstance(value, str) else json.dumps(value, default=str)]

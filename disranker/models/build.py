@@ -106,6 +106,8 @@ def _build(
     else:
         assert config.name is not None
         model = auto_class.from_pretrained(**resolve_name(config.name), dtype=torch.float32, **extra)
+        if getattr(model, "hf_quantizer", None) is not None:
+            _forget_quantization(model)
         model.config.pad_token_id = special["pad_token_id"]
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(len(tokenizer))
@@ -116,6 +118,16 @@ def _build(
     if config.lora is not None:
         model = wrap_lora(model, config.lora)
     return model.to(torch_dtype(config.dtype))
+
+
+def _forget_quantization(model: PreTrainedModel) -> None:
+    """Take off the marks of a GGUF file: its weights were dequantised on loading, yet transformers would not save them.
+
+    Seen with transformers 5.23; remove when a model loaded from GGUF can be saved.
+    """
+    del model.hf_quantizer
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
 
 
 def _set_dropout(model: PreTrainedModel, share: float) -> None:

@@ -162,7 +162,7 @@ def test_scoring_that_is_killed_again_and_again_ends_with_the_same_bytes(
 
         kills += kill_when(command, ripe)
         assert (out / "manifest.json").exists()
-    assert kills >= 2 and 0 < num_shards(out)
+    assert kills >= 2
     assert run_stage(stage, [*argv, "--out", str(out)]) == 0
     assert read_manifest(out)["complete"]
     assert tiny_runs.file_bytes(out) == tiny_runs.file_bytes(tmp_path / "straight")

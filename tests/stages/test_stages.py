@@ -36,15 +36,16 @@ BUNDLE = {
     "tokenizer.json",
     "tokenizer_config.json",
 }
+SYSTEMS = ("bm25", "random", "student", "teacher")
 FILES = {
     "pretrained": BUNDLE | {"generation_config.json"},
     "teacher": BUNDLE,
     "teacher-lora": BUNDLE,
     "store": {"manifest.json", *(f"scores-00000{index}.parquet" for index in range(4))},
     "student": BUNDLE | {"vocab.txt"},
-    "evaluated": {f"{name}.{kind}" for name in ("bm25", "random", "student", "teacher") for kind in ("trec", "metrics.json")},
+    "evaluated": {f"{name}.{kind}" for name in SYSTEMS for kind in ("trec", "metrics.json")},
     "report": {"report.html", "report.json", "report.md"},
-}  # fmt: skip
+}
 TRAINED = {"pretrained": 5, "teacher": 6, "teacher-lora": 4}
 
 
@@ -68,7 +69,7 @@ def test_an_epoch_sees_every_candidate_once(pipeline: Pipeline) -> None:
     steps, training = len(found), read_facts(pipeline.folder / "student")["training"]
     assert steps % 2 == 0 and training["steps"] == steps
     for epoch in (found[: steps // 2], found[steps // 2 :]):
-        assert sum(line["count"] for line in epoch) == 20
+        assert (sum(line["count"] for line in epoch), sum(line["pairs"] for line in epoch)) == (20, 100)
         assert sum(line["tokens"] for line in epoch) == training["tokens"] / 2
     assert {"loss", "point_mse", "margin_mse", "grad_norm"} <= found[0].keys()
     assert found[0]["loss"] == pytest.approx(found[0]["point_mse"] + found[0]["margin_mse"])
@@ -91,6 +92,7 @@ def test_the_facts_of_a_bundle(pipeline: Pipeline, name: str) -> None:
     assert facts["training"] == {
         "steps": len(tiny_runs.step_lines(folder)),
         "tokens": sum(line["tokens"] for line in lines if "tokens" in line),
+        "pairs": sum(line["pairs"] for line in lines if "pairs" in line),
         "distinct_pairs": {"pretrained": num_train_clicks(pipeline), "teacher": 100, "student": 100}[name],
         "seconds": facts["training"]["seconds"],
         "best_step": max(values, key=lambda step: (values[step], -step)),
@@ -169,7 +171,7 @@ def test_the_evaluation_and_the_report_name_every_system(pipeline: Pipeline) -> 
     assert metrics["efficiency"]["bytes"] == (pipeline.folder / "student" / "model.safetensors").stat().st_size
     assert len((pipeline.folder / "evaluated" / "student.trec").read_text().splitlines()) == 30
     report = json.loads((pipeline.folder / "report" / "report.json").read_text())
-    assert set(report["systems"]) == {"random", "bm25", "teacher", "student"}
+    assert set(report["systems"]) == set(SYSTEMS)
     assert report["comparisons"]
 
 
@@ -262,6 +264,7 @@ def test_help_gives_0(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--out" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_script_ends_with_the_code(tmp_path: Path, checkout: Path) -> None:
     """As a process, not through `run_stage`: bad data gives 1, and the message is all there is on stderr."""
     (tmp_path / "run.trec").write_text("q1 Q0 d1 1 nonsense tag\n")

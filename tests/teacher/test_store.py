@@ -68,7 +68,7 @@ def test_scores_come_back_by_content_in_any_order(tmp_path: Path) -> None:
     order = [4, 0, 0, 3, 1, 2]
     found = store.lookup([pairs(5)[row] for row in order])
     assert found.dtype == np.float32
-    assert found.tolist() == np.array(sum(scores, []), dtype=np.float32)[order].tolist()
+    assert found.tolist() == np.array([*scores[0], *scores[1]], dtype=np.float32)[order].tolist()
     # another query_id and doc_id, the same texts
     assert store.lookup([Pair("query 0", "title 1", "")]).tolist() == [-2.5]
     assert store.lookup([]).tolist() == []
@@ -99,7 +99,7 @@ def test_missing_pairs_are_named(tmp_path: Path) -> None:
 
 def test_an_unfinished_store_is_no_store(tmp_path: Path) -> None:
     begin_store(tmp_path, TEACHER, "input", 4)
-    with pytest.raises(ValueError, match="is not finished: run rank/score.py again"):
+    with pytest.raises(ValueError, match=r"is not finished: run rank/score\.py again"):
         Store(tmp_path)
 
 

@@ -271,7 +271,7 @@ def test_evaluation_runs_without_dropout_and_training_goes_on_with_it(tmp_path: 
 # --- killed and gone on ---
 
 
-@pytest.mark.parametrize("zero_stage", [1, pytest.param(0, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])  # fmt: skip
+@pytest.mark.parametrize("zero_stage", [1, *(pytest.param(stage, marks=pytest.mark.slow) for stage in (0, 2, 3))])
 @pytest.mark.parametrize("way", ["bert-distill", "llama-language"])
 def test_killed_and_resumed_equals_straight_through(way: str, zero_stage: int, tmp_path: Path) -> None:
     """With dropout, over the end of an epoch, from a checkpoint two steps before the kill."""
@@ -313,3 +313,14 @@ def test_dropout_is_seeded_by_the_step(tmp_path: Path) -> None:
     plain = run("bert-distill", tmp_path / "plain", steps=2)
     assert first.losses == second.losses
     assert first.losses[0] != pytest.approx(plain.losses[0], abs=1e-4)
+
+
+def test_no_two_steps_drop_the_same(tmp_path: Path) -> None:
+    seeds: dict[int, list[int]] = {}
+    for seed in (0, 1):
+        seen = seeds[seed] = []
+        model = make_model("bert-distill")
+        model.register_forward_pre_hook(lambda *_, seen=seen: seen.append(torch.initial_seed()))
+        run("bert-distill", tmp_path / str(seed), model=model, steps=4, seed=seed)
+    assert [len(seen) for seen in seeds.values()] == [4, 4]
+    assert len({*seeds[0], *seeds[1]}) == 8

@@ -32,9 +32,11 @@ def groups(scores: list[list[float]], targets: list[list[float]], weight: float 
     """A batch of groups, and a model that gives exactly these scores."""
     sizes = tuple(len(group) for group in targets)
     mask_QD = torch.arange(max(sizes))[None] < torch.tensor(sizes)[:, None]
-    targets_QD = torch.zeros(mask_QD.shape).masked_scatter(mask_QD, torch.tensor(sum(targets, [])))
+    targets_QD = torch.zeros(mask_QD.shape).masked_scatter(
+        mask_QD, torch.tensor([target for group in targets for target in group])
+    )
     packed = pack(tiny.sequences([5] * sum(sizes)))
-    flat = torch.tensor(sum(scores, []), requires_grad=True)
+    flat = torch.tensor([score for group in scores for score in group], requires_grad=True)
     return GroupBatch(packed, sizes, targets_QD, mask_QD, weight), lambda packed: flat
 
 

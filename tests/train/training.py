@@ -24,7 +24,7 @@ from disranker.train.objectives import DistillObjective, LanguageModelObjective,
 from disranker.train.run import plan_steps
 from tests import tiny, tiny_runs
 
-WORDS = "red blue shoes boots running winter road bike light warm tyres".split()
+WORDS = ["red", "blue", "shoes", "boots", "running", "winter", "road", "bike", "light", "warm", "tyres"]
 VOCAB = 400
 PARTS: dict[str, Any] = {
     "out": "x",
