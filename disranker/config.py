@@ -155,21 +155,38 @@ class PretrainConfig(TrainedStage):
     """Share of the queries held out to measure the loss; all clicks of a query stay together."""
 
 
-class RankConfig(TrainedStage):
-    """Stage 2, and the baseline students: a ranker trained on judged pairs."""
+class RankerStage(TrainedStage):
+    """What the two stages share that train a ranker."""
 
-    judged: list[InputPath]
-    """Judged pairs to train on."""
     judged_dev: list[InputPath] = []
     """Judged pairs to measure on while training."""
-    loss: Literal["hinge", "ranknet"] = "hinge"
-    """Pairwise hinge with margin (the paper's), or RankNet."""
-    margin: Annotated[float, Field(gt=0.0)] = 1.0
-    """Margin of the hinge, in units of the score."""
     docs_per_query: Annotated[int, Field(ge=2)] = 16
     """Documents of a group at most; larger groups are sampled anew in every epoch."""
     dev_measure: str = "nDCG@10"
     """The measure, in ir-measures' syntax or PNR, by which the best bundle is chosen."""
+
+    @model_validator(mode="after")
+    def _something_to_evaluate_on(self) -> Self:
+        if self.training.evaluate_every is not None and not self.judged_dev:
+            raise ValueError("training.evaluate_every measures on judged_dev: give it, or set evaluate_every to null")
+        return self
+
+
+class RankConfig(RankerStage):
+    """Stage 2, and the baseline students: a ranker trained on judged pairs."""
+
+    judged: list[InputPath]
+    """Judged pairs to train on."""
+    loss: Literal["hinge", "ranknet"] = "hinge"
+    """Pairwise hinge with margin (the paper's), or RankNet."""
+    margin: Annotated[float, Field(gt=0.0)] = 1.0
+    """Margin of the hinge, in units of the score."""
+
+    @model_validator(mode="after")
+    def _margin_is_the_hinge_s(self) -> Self:
+        if self.loss != "hinge" and self.margin != 1.0:
+            raise ValueError(f"margin belongs to the hinge loss; {self.loss} has none")
+        return self
 
 
 class ScoreConfig(Settings):
@@ -197,23 +214,17 @@ class ScoreConfig(Settings):
         return self
 
 
-class DistillConfig(TrainedStage):
+class DistillConfig(RankerStage):
     """Stage 3: a student learns the teacher's scores with point-MSE + margin-MSE."""
 
     store: InputPath
     """Store with the teacher's scores."""
     candidates: list[InputPath]
     """The pairs that were scored."""
-    judged_dev: list[InputPath] = []
-    """Judged pairs to measure on while training."""
     point_weight: Weight = 1.0
     """Weight of point-MSE: the student's score against the teacher's standardised score."""
     margin_weight: Weight = 1.0
     """Weight of margin-MSE: every difference within a group against the teacher's."""
-    docs_per_query: Annotated[int, Field(ge=2)] = 16
-    """Documents of a group at most; larger groups are sampled anew in every epoch."""
-    dev_measure: str = "nDCG@10"
-    """The measure, in ir-measures' syntax or PNR, by which the best bundle is chosen."""
 
     @model_validator(mode="after")
     def _some_signal(self) -> Self:

@@ -27,15 +27,19 @@ def initialize() -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it had to look for one
         _skip_shared_memory_op()
         _keep_freed_memory()
-    if "RANK" not in os.environ:
+    if torch.cuda.is_available():
+        torch.cuda.set_device(device())
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if "RANK" in os.environ:
+        torch.distributed.init_process_group(backend)
+    else:
+        os.environ["LOCAL_RANK"] = "0"  # DeepSpeed insists on it
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        single = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        os.environ.update({key: str(value) for key, value in single.items()})
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        # Not by RANK and MASTER_PORT in the environment, which child processes would inherit.
+        address = f"tcp://127.0.0.1:{port}"
+        torch.distributed.init_process_group(backend, init_method=address, rank=0, world_size=1)
 
 
 def _skip_shared_memory_op() -> None:

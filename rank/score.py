@@ -50,7 +50,11 @@ def bundle_teacher(config: ScoreConfig) -> Teacher:
     assert config.teacher is not None
     facts = read_facts(config.teacher)
     scorer = Scorer.load(config.teacher, dtype=config.dtype, tokens_per_batch=config.tokens_per_batch)
-    identity = {"kind": "bundle", "dtype": config.dtype, **{k: facts[k] for k in ("fingerprint", "template")}}
+    identity = {
+        "kind": "bundle",
+        "dtype": dist.usable_dtype(config.dtype),
+        **{k: facts[k] for k in ("fingerprint", "template")},
+    }
 
     def score(block: Sequence[Candidate]) -> NDArray[np.float32]:
         return scorer.score([candidate.pair for candidate in block])

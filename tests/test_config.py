@@ -77,6 +77,12 @@ IMPOSSIBLE = [
     (PretrainConfig, {"training.epochs": "2"}, ONE_OF_TWO),
     (DistillConfig, {"training.steps": "null"}, ONE_OF_TWO),
     (RankConfig, {"training.patience": "2"}, "training: patience counts evaluations: set evaluate_every too"),
+    (
+        DistillConfig,
+        {"training.evaluate_every": "5"},
+        "training.evaluate_every measures on judged_dev: give it, or set evaluate_every to null",
+    ),
+    (RankConfig, {"loss": "ranknet", "margin": "0.5"}, "margin belongs to the hinge loss; ranknet has none"),
     (RankConfig, {"model.name": "null"}, "model: give exactly one of name and architecture"),
     (
         RankConfig,
@@ -122,7 +128,8 @@ def test_an_impossible_call_has_one_fault_that_says_what_to_do(
     ("config", "changed"),
     [
         (RankConfig, {"training.steps": "null", "training.epochs": "2"}),
-        (RankConfig, {"training.patience": "2", "training.evaluate_every": "5"}),
+        (RankConfig, {"training.patience": "2", "training.evaluate_every": "5", "judged_dev": "[here]"}),
+        (RankConfig, {"loss": "hinge", "margin": "0.5"}),
         (RankConfig, {"model.name": "null", "model.tokenizer": "t", "model.architecture": "{model_type: bert}"}),
         (ScoreConfig, {"teacher": None, "run": "here"}),
         (DistillConfig, {"point_weight": "0"}),

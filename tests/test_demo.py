@@ -23,7 +23,13 @@ def config_of(stage: str) -> type[Settings]:
 
 
 def test_every_command_of_the_demo_is_sound(tmp_path: Path) -> None:
-    inputs = ["world/clicks.parquet", "world/candidates.parquet", "teacher/x", "student-distilled/x", "student-labels/x"]
+    inputs = [
+        "world/clicks.parquet",
+        "world/candidates.parquet",
+        "teacher/x",
+        "student-distilled/x",
+        "student-labels/x",
+    ]
     inputs += [f"world/judged.{split}.parquet" for split in ("train", "dev", "test")]
     inputs += ["store/x", "evaluated/x", "student-onnx/x", "teacher-without-pretraining/x"]
     for name in inputs:

@@ -18,7 +18,7 @@ from disranker.models.bundle import FACTS_NAME, default_template, read_facts, sa
 from disranker.models.ranker import Ranker, num_positions, stock_model
 from disranker.schema import Pair, pair_key, stable_seed
 from disranker.settings import dump, provenance
-from disranker.shards import write_atomic, write_json
+from disranker.shards import MANIFEST_NAME, file_hash, write_atomic, write_json
 from disranker.text.encode import PairEncoder
 from disranker.text.templates import get_template
 from disranker.train.checkpoint import CHECKPOINT_FOLDER, check_settings
@@ -33,11 +33,14 @@ if TYPE_CHECKING:
 def open_run(config: TrainedStage) -> tuple[Path, str]:
     """Join the other processes, make the output folder and write the resolved settings there; (folder, settings).
 
+    The settings end with the hash of every input, so a run never goes on from its checkpoint over other data.
+
     Raises:
-        ValueError: the folder holds a checkpoint of a run with other settings.
+        ValueError: the folder holds a checkpoint of a run with other settings or inputs.
     """
     dist.initialize()
-    out, text = Path(config.out), dump(config)
+    hashes = [f"# input {path} {file_hash(path)}\n" for path in input_files(config)]
+    out, text = Path(config.out), dump(config) + "".join(hashes)
     check_settings(out / CHECKPOINT_FOLDER, text)
     dist.barrier()
     if dist.is_main():
@@ -45,6 +48,14 @@ def open_run(config: TrainedStage) -> tuple[Path, str]:
             temporary.write_text(text, encoding="utf-8")
     dist.barrier()
     return out, text
+
+
+def input_files(config: TrainedStage) -> list[Path]:
+    """The files that a stage reads besides its model; of a store, the manifest."""
+    values = [value for _, value in config]
+    paths = [path for value in values for path in (value if isinstance(value, list) else [value])]
+    files = [path / MANIFEST_NAME if path.is_dir() else path for path in paths if isinstance(path, Path)]
+    return [file for file in files if file.exists()]  # whoever reads the input says what is wrong with it
 
 
 def make_encoder(
