@@ -192,7 +192,6 @@ def test_scoring_again_does_nothing_anew(pipeline: Pipeline, monkeypatch: pytest
     ("changed", "named"),
     [
         (["--pairs_per_shard", "31"], ["pairs_per_shard: there 30, here 31"]),
-        (["--dtype", "bfloat16"], ["teacher: ", '"bfloat16"']),
         (["--teacher", "{folder}/teacher-lora"], ["teacher: ", "fingerprint"]),
         (["--candidates", "[{world}/judged.dev.parquet]"], ["input: "]),
     ],
