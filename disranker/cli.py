@@ -18,9 +18,9 @@ from disranker.launch import STAGES, run_stage, stage_script
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; faults of input and settings are printed without a traceback."""
-    # Before anything loads OpenMP: threads that wait must sleep, for where the cores are shared, two spinning threads
-    # made training ten times slower than one.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Before anything loads OpenMP: threads that wait spin briefly, then sleep.  Where the cores are shared, endless
+    # spinning made training ten times slower; sleeping at once costs a quarter where they are not (LOG.md).
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help_text())
