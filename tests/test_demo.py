@@ -38,8 +38,8 @@ def test_every_command_of_the_demo_is_sound(tmp_path: Path) -> None:
     settings = {}
     for stage, arguments in steps(tmp_path, seed=3):
         parsed = config_of(stage).parse(arguments)
-        assert Path(parsed.out).parent == tmp_path  # type: ignore[attr-defined]
-        settings[Path(parsed.out).name] = parsed  # type: ignore[attr-defined]
+        assert Path(parsed.out).parent == tmp_path
+        settings[Path(parsed.out).name] = parsed
     assert list(settings) == [
         "pretrained", "teacher", "teacher-without-pretraining", "store", "student-distilled", "student-labels",
         "student-onnx", "evaluated", "report",

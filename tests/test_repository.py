@@ -155,7 +155,7 @@ def test_makefile_explains_every_target() -> None:
 
 
 def test_packages_of_the_wheel_equal_the_folders() -> None:
-    setuptools = project_table()["tool"]["setuptools"]  # type: ignore[index]
+    setuptools = project_table()["tool"]["setuptools"]
     with_python = {
         ".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "disranker").rglob("*.py") if path.is_file()
     }
@@ -176,7 +176,7 @@ def test_constraints_pin_every_line_and_torch_as_the_makefile_does() -> None:
     assert torch_pin in (ROOT / "Makefile").read_text("utf-8")
     names = {line.split("==")[0].lower().replace("_", "-") for line in pins}
     project = project_table()["project"]
-    extras = project["optional-dependencies"]  # type: ignore[index]
-    required = [*project["dependencies"], *extras["export"], *extras["dev"], *extras["models"]]  # type: ignore[index]
+    extras = project["optional-dependencies"]
+    required = [*project["dependencies"], *extras["export"], *extras["dev"], *extras["models"]]
     unpinned = {re.split(r"[<>=!~\[; ]", item)[0].lower().replace("_", "-") for item in required} - names
     assert unpinned == set()

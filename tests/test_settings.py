@@ -214,7 +214,7 @@ def test_the_launchers_rank_is_ignored() -> None:
 def test_settings_are_frozen() -> None:
     config = Config.parse(REQUIRED)
     with pytest.raises(ValidationError, match="frozen"):
-        config.seed = 1  # type: ignore[misc]
+        config.seed = 1
 
 
 def test_yaml_words_of_version_one_stay_text(tmp_path: Path) -> None:
@@ -401,7 +401,7 @@ def test_a_bug_in_a_rule_is_not_swallowed() -> None:
 
         @model_validator(mode="after")
         def _rule(self) -> Self:
-            assert self.no_such_name  # type: ignore[attr-defined]
+            assert self.no_such_name
             return self
 
     with pytest.raises(AttributeError, match="no_such_name"):

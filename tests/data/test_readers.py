@@ -375,9 +375,9 @@ def test_equal_records_give_equal_bytes_and_no_leftovers(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "wrong",
     [
-        Judgment("q1", "d1", "red", "t", "s", 1.5),  # type: ignore[arg-type]
-        Judgment("q1", "d1", "red", "t", "s", None),  # type: ignore[arg-type]
-        Judgment("q1", "d1", "red", "t", 7, 1),  # type: ignore[arg-type]
+        Judgment("q1", "d1", "red", "t", "s", 1.5),
+        Judgment("q1", "d1", "red", "t", "s", None),
+        Judgment("q1", "d1", "red", "t", 7, 1),
         Judgment("q1", "d1", "red", "t", "\ud800", 1),
     ],
 )

@@ -302,7 +302,7 @@ def test_scores_do_not_depend_on_order_company_or_threads(exported: Path) -> Non
     np.testing.assert_allclose(alone, scores, rtol=0, atol=1e-5)
     np.testing.assert_allclose(OnnxScorer.load(exported, threads=2).score(PAIRS), scores, rtol=0, atol=1e-5)
     # Plain tuples are pairs too.
-    np.testing.assert_array_equal(scorer.score([tuple(pair) for pair in PAIRS]), scores)  # type: ignore[misc]
+    np.testing.assert_array_equal(scorer.score([tuple(pair) for pair in PAIRS]), scores)
 
 
 def test_no_pairs_no_scores(exported: Path) -> None:

@@ -139,7 +139,7 @@ def test_it_learns(way: str, tmp_path: Path) -> None:
 
 
 def test_every_weight_moves(tmp_path: Path) -> None:
-    before = merged_weights(make_model("bert-distill").model)  # type: ignore[arg-type]
+    before = merged_weights(make_model("bert-distill").model)
     after = run("bert-distill", tmp_path).weights
     still = [name for name in before if torch.equal(before[name], after[name])]
     # tokens that no text holds and positions that no text reaches keep rows still, never a whole matrix
@@ -160,7 +160,7 @@ def test_with_lora_the_base_stands_still_and_the_head_moves(tmp_path: Path) -> N
     assert any(".lora_B." in name for name in moved) and any("score.modules_to_save" in name for name in moved)
     assert not any("base_layer" in name or "original_module" in name for name in moved)
     # merged: the stock names, the linear layers moved by what the adapters say
-    assert outcome.weights.keys() == merged_weights(make_model("llama-rank").model).keys()  # type: ignore[arg-type]
+    assert outcome.weights.keys() == merged_weights(make_model("llama-rank").model).keys()
     assert not torch.equal(
         merged_before["model.layers.0.mlp.up_proj.weight"], outcome.weights["model.layers.0.mlp.up_proj.weight"]
     )
@@ -250,7 +250,7 @@ def test_an_infinite_measure_is_the_best_and_stands_in_the_journal(tmp_path: Pat
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     model = make_model("llama-rank")
     with torch.no_grad():
-        model.model.score.weight.fill_(float("nan"))  # type: ignore[union-attr]
+        model.model.score.weight.fill_(float("nan"))
     with pytest.raises(ValueError, match=r"the loss of step 1 is nan: lower optim.learning_rate"):
         run("llama-rank", tmp_path, model=model, steps=2)
 

@@ -95,5 +95,5 @@ def test_the_language_model_counts_predicted_tokens() -> None:
     def model(packed: Any, predict_T: Tensor) -> Tensor:
         return torch.arange(1.0, 1.0 + int(predict_T.sum()))
 
-    assert objective.loss(model, text_batch(1.0))["loss"].item() == 15.0  # type: ignore[arg-type]
-    assert objective.loss(model, text_batch(0.0))["loss"].item() == 0.0  # type: ignore[arg-type]
+    assert objective.loss(model, text_batch(1.0))["loss"].item() == 15.0
+    assert objective.loss(model, text_batch(0.0))["loss"].item() == 0.0
