@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from itertools import islice
 
-from disranker.config import ExportConfig
+from disranker.config.export import ExportConfig
 from disranker.data.groups import collect
 from disranker.data.readers import read_judged
 from disranker.export.onnx import export_student

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from disranker.config import DistillConfig
+from disranker.config.distill import DistillConfig
 from disranker.data.batches import GroupItems
 from disranker.data.groups import collect, describe_groups
 from disranker.data.readers import read_candidates

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from disranker.config import ReportConfig
+from disranker.config.evaluation import ReportConfig
 from disranker.data.readers import read_judged
 from disranker.evaluation.report import write_report
 from disranker.launch import call_main

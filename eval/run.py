@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from disranker.config import EvalConfig, SystemConfig
+from disranker.config.evaluation import EvalConfig, SystemConfig
 from disranker.data.readers import read_trec_run
 from disranker.evaluation.systems import (
     Scored,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from disranker.config import PretrainConfig
+from disranker.config.pretrain import PretrainConfig
 from disranker.data.batches import TextItems
 from disranker.data.clicks import clicked_pairs
 from disranker.data.tokens import TokenTable

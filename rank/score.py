@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from disranker import dist
-from disranker.config import ScoreConfig
+from disranker.config.score import ScoreConfig
 from disranker.data.readers import read_candidates, read_trec_run
 from disranker.launch import call_main
 from disranker.models.bundle import read_facts

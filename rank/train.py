@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from disranker.config import RankConfig
+from disranker.config.rank import RankConfig
 from disranker.data.batches import GroupItems
 from disranker.data.groups import collect_judged, describe_groups
 from disranker.data.readers import read_judged

@@ -6,15 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from disranker.config import (
-    DistillConfig,
-    EvalConfig,
-    ExportConfig,
-    PretrainConfig,
-    RankConfig,
-    ReportConfig,
-    ScoreConfig,
-)
+from disranker.config.distill import DistillConfig
+from disranker.config.evaluation import EvalConfig, ReportConfig
+from disranker.config.export import ExportConfig
+from disranker.config.pretrain import PretrainConfig
+from disranker.config.rank import RankConfig
+from disranker.config.score import ScoreConfig
 from disranker.settings import Settings, SettingsError, dump
 
 # What a call needs at least; `here` is a file that exists.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ast
+import importlib
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-import disranker.config
 from disranker.demo import main, steps
 from disranker.launch import stage_script
 from disranker.settings import Settings
@@ -16,10 +16,10 @@ from disranker.settings import Settings
 
 def config_of(stage: str) -> type[Settings]:
     """The settings class that a stage script names."""
-    for node in ast.parse(stage_script(stage).read_text("utf-8")).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "CONFIG":
-            return getattr(disranker.config, ast.unparse(node.value))
-    raise AssertionError(f"{stage} names no CONFIG")
+    source = stage_script(stage).read_text("utf-8")
+    (name,) = re.findall(r"^CONFIG = (\w+)$", source, re.MULTILINE)
+    (module,) = re.findall(rf"^from (disranker\.config\.\w+) import .*\b{name}\b", source, re.MULTILINE)
+    return getattr(importlib.import_module(module), name)
 
 
 def test_every_command_of_the_demo_is_sound(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ast
+import importlib
 import re
 import shlex
 import tomllib
@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-import disranker.config
 from disranker.launch import STAGES
 from disranker.settings import Settings, SettingsError
 
@@ -21,12 +20,12 @@ CONFIG_FILES = sorted(path for folder in STAGE_FOLDERS for path in (ROOT / folde
 
 def config_class(script: Path) -> type[Settings]:
     """The class that a stage script names as `CONFIG`, read without running it (running it would import torch)."""
-    for node in ast.parse(script.read_text("utf-8")).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "CONFIG":
-            found = getattr(disranker.config, ast.unparse(node.value))
-            assert issubclass(found, Settings)
-            return found
-    raise AssertionError(f"{script} has no CONFIG")
+    source = script.read_text("utf-8")
+    (name,) = re.findall(r"^CONFIG = (\w+)$", source, re.MULTILINE)
+    (module,) = re.findall(rf"^from (disranker\.config\.\w+) import .*\b{name}\b", source, re.MULTILINE)
+    found = getattr(importlib.import_module(module), name)
+    assert issubclass(found, Settings)
+    return found
 
 
 def makefile_targets() -> set[str]:

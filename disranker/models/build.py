@@ -27,7 +27,7 @@ from disranker.models.ranker import is_decoder, stock_model
 if TYPE_CHECKING:
     from peft import PeftModel
 
-    from disranker.config import LoraConfig, ModelConfig
+    from disranker.config.parts import LoraConfig, ModelConfig
 
 
 def torch_dtype(name: str) -> torch.dtype:

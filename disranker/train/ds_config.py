@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from disranker import dist
-from disranker.config import ModelConfig, OptimConfig, TrainingConfig
+from disranker.config.parts import ModelConfig, OptimConfig, TrainingConfig
 
 
 def deepspeed_config(model: ModelConfig, optim: OptimConfig, training: TrainingConfig) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from disranker import dist
-from disranker.config import ModelConfig, OptimConfig, TrainingConfig
+from disranker.config.parts import ModelConfig, OptimConfig, TrainingConfig
 from disranker.schema import stable_seed
 from disranker.train.checkpoint import (
     CHECKPOINT_FOLDER,

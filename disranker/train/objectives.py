@@ -16,7 +16,8 @@ from disranker.losses.distill import margin_mse, point_mse
 from disranker.losses.ranking import pairwise_hinge, ranknet
 
 if TYPE_CHECKING:
-    from disranker.config import DistillConfig, RankConfig
+    from disranker.config.distill import DistillConfig
+    from disranker.config.rank import RankConfig
     from disranker.data.batches import GroupBatch, TextBatch
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from disranker import dist
-from disranker.config import TextConfig, TrainedStage, TrainingConfig
+from disranker.config.parts import TextConfig, TrainedStage, TrainingConfig
 from disranker.data.batches import GroupItems, StepPlan, TextItems
 from disranker.data.groups import PairSet
 from disranker.data.tokens import TokenTable, token_table

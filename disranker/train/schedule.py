@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from disranker.config import OptimConfig
+from disranker.config.parts import OptimConfig
 
 
 def learning_rate(step: int, num_steps: int, config: OptimConfig) -> float:

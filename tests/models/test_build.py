@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from disranker import dist
-from disranker.config import LoraConfig, ModelConfig
+from disranker.config.parts import LoraConfig, ModelConfig
 from disranker.models.build import (
     build_language_model,
     build_ranker_model,

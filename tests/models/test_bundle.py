@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from disranker import dist
-from disranker.config import LoraConfig, ModelConfig
+from disranker.config.parts import LoraConfig, ModelConfig
 from disranker.models.build import build_language_model, build_ranker_model, load_tokenizer, wrap_lora
 from disranker.models.bundle import default_template, load_bundle, read_facts, save_bundle
 from disranker.models.packed import pack

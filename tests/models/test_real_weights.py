@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from disranker.config import LoraConfig, ModelConfig
+from disranker.config.parts import LoraConfig, ModelConfig
 from disranker.models.build import build_language_model, build_ranker_model, load_tokenizer
 from disranker.models.bundle import save_bundle
 from disranker.models.ranker import Ranker

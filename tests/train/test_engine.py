@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from disranker.config import LoraConfig
+from disranker.config.parts import LoraConfig
 from disranker.data.batches import GroupBatch, GroupItems, fill_steps
 from disranker.models.build import merged_weights, wrap_lora
 from disranker.models.ranker import Ranker

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from disranker.config import DistillConfig, RankConfig
+from disranker.config.distill import DistillConfig
+from disranker.config.rank import RankConfig
 from disranker.data.batches import GroupBatch, TextBatch
 from disranker.models.packed import pack
 from disranker.train.objectives import DistillObjective, LanguageModelObjective, RankObjective, scores_by_query

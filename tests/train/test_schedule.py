@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from disranker.config import OptimConfig
+from disranker.config.parts import OptimConfig
 from disranker.train.schedule import learning_rate
 
 SHAPES = ("cosine", "linear", "wsd", "constant")

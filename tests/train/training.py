@@ -12,7 +12,9 @@ import torch
 from torch import nn
 
 from disranker import dist
-from disranker.config import DistillConfig, ModelConfig, OptimConfig, RankConfig, TrainingConfig
+from disranker.config.distill import DistillConfig
+from disranker.config.parts import ModelConfig, OptimConfig, TrainingConfig
+from disranker.config.rank import RankConfig
 from disranker.data.batches import GroupItems, TextItems
 from disranker.data.tokens import TokenTable, write_tokens
 from disranker.models.build import merged_weights
