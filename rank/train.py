@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import sys
 
+from disranker.config.losses import describe_terms
 from disranker.config.rank import RankConfig
 from disranker.data.batches import GroupItems
-from disranker.data.groups import collect_judged, describe_groups
-from disranker.data.readers import read_judged
 from disranker.launch import call_main
 from disranker.models.build import build_ranker_model, describe, load_tokenizer
+from disranker.models.bundle import make_encoder
 from disranker.models.ranker import Ranker
 from disranker.train.dev import dev_evaluation
 from disranker.train.engine import train
+from disranker.train.judged import make_sampling, read_training_pairs
 from disranker.train.objectives import RankObjective
 from disranker.train.run import (
     encode_once,
-    make_encoder,
     open_run,
     plan_steps,
     print_plan,
@@ -35,17 +35,22 @@ CONFIG = RankConfig
 def main(argv: list[str] | None = None) -> int:
     config = RankConfig.load(argv, prog="rank/train.py", description=__doc__)
     out, config_text = open_run(config)
-    pair_set, labels = collect_judged(read_judged(config.judged))
+    pairs = read_training_pairs(config)
     tokenizer = load_tokenizer(config.model.tokenizer_name)
     ranker = Ranker(build_ranker_model(config.model, tokenizer, seed=config.training.seed))
     encoder = make_encoder(tokenizer, config.text, ranker.model)
 
-    table = encode_once(out, encoder, lambda: pair_set.pairs)
+    table = encode_once(out, encoder, lambda: pairs.pair_set.pairs)
     items = GroupItems(
-        table, pair_set.groups(), labels, docs_per_query=config.docs_per_query, seed=config.training.seed
+        table,
+        pairs.pair_set.groups(),
+        pairs.labels,
+        docs_per_query=config.docs_per_query,
+        seed=config.training.seed,
+        sampling=make_sampling(config, pairs),
     )
     plan, num_steps = plan_steps(items, config.training)
-    facts = {"model": describe(ranker.model), "judged": describe_groups(pair_set), "loss": config.loss}
+    facts = {"model": describe(ranker.model), **pairs.facts, "loss": describe_terms(config.loss)}
     print_plan("stage 2", config.training, table, num_steps, facts)
     trained = train(
         ranker,
@@ -55,10 +60,10 @@ def main(argv: list[str] | None = None) -> int:
         settings=(config.model, config.optim, config.training),
         config_text=config_text,
         out=out,
-        save=ranker_saver(out, ranker, encoder, pair_set, config),
+        save=ranker_saver(out, ranker, encoder, pairs.pair_set, config),
         evaluate=dev_evaluation(ranker, encoder, config.judged_dev, config.dev_measure),
     )
-    record_training(out, trained, num_pairs=len(pair_set))
+    record_training(out, trained, num_pairs=len(pairs.pair_set))
     return 0
 
 

@@ -9,6 +9,7 @@ import pytest
 from disranker.config.distill import DistillConfig
 from disranker.config.evaluation import EvalConfig, ReportConfig
 from disranker.config.export import ExportConfig
+from disranker.config.losses import check_labels, describe_terms
 from disranker.config.pretrain import PretrainConfig
 from disranker.config.rank import RankConfig
 from disranker.config.score import ScoreConfig
@@ -53,6 +54,23 @@ def test_the_least_call_passes_and_comes_back_from_its_dump(config: type[Setting
     assert config.parse(["--config", "c.yaml"]) == settings
 
 
+def test_losses_and_quotas_come_back_from_a_dump() -> None:
+    losses = "[hinge, {name: lambda, k: 10, weight: 0.5}, {name: bce, max_label: 4}]"
+    settings = parse(RankConfig, {"loss": losses, "sampling.quotas": "{0: 8, 3: 1}"})
+    Path("c.yaml").write_text(dump(settings))
+    again = RankConfig.parse(["--config", "c.yaml"])
+    assert again == settings
+    assert again.sampling.quotas == {0: 8, 3: 1}
+    (fault,) = faults(RankConfig, {"sampling.quotas": "{3: 0}"})
+    assert fault.startswith("sampling.quotas.3 = 0: must be greater than 0")
+    assert [term.parameters for term in again.loss] == [{"margin": 1.0}, {"k": 10, "mu": 10.0}, {"max_label": 4}]
+    shown = "hinge (margin 1) + 0.5 x lambda (k 10, mu 10) + bce (max_label 4)"
+    assert describe_terms(again.loss) == shown
+    check_labels(again.loss, 4.0)
+    with pytest.raises(ValueError, match="the labels go up to 5, but max_label of bce is 4"):
+        check_labels(again.loss, 5.0)
+
+
 @STAGES
 def test_every_word_of_the_least_call_is_needed(config: type[Settings]) -> None:
     for name in LEAST[config]:
@@ -79,7 +97,53 @@ IMPOSSIBLE = [
         {"training.evaluate_every": "5"},
         "training.evaluate_every measures on judged_dev: give it, or set evaluate_every to null",
     ),
-    (RankConfig, {"loss": "ranknet", "margin": "0.5"}, "margin belongs to the hinge loss; ranknet has none"),
+    (
+        RankConfig,
+        {"loss": "[{name: ranknet, margin: 1}]"},
+        "loss.0: margin belongs to hinge and gap-hinge; ranknet has none",
+    ),
+    (RankConfig, {"loss": "[hinge, {name: mse, k: 5}]"}, "loss.1: k belongs to lambda; mse has none"),
+    (
+        RankConfig,
+        {"loss": "[{name: lambda, temperature: 1}]"},
+        "loss.0: temperature belongs to approx-ndcg; lambda has none",
+    ),
+    (
+        RankConfig,
+        {"loss": "bce"},
+        "loss.0: bce needs max_label, the highest grade that labels can have: write {name: bce, max_label: 4}",
+    ),
+    (RankConfig, {"loss": "[]"}, "loss is an empty list: name at least one"),
+    (
+        RankConfig,
+        {"loss": "[hinge, hinge]"},
+        "loss has hinge twice: give each loss once, with the weight that it is to have",
+    ),
+    (RankConfig, {"loss": "[{name: hinge, weight: 0}]"}, "every weight of loss is 0: nothing would be learned"),
+    (
+        RankConfig,
+        {"sampling.guard": "{scores: here, margin: 1}"},
+        "sampling: guard checks negatives, and there are none: set hard_negatives or random_negatives",
+    ),
+    (
+        RankConfig,
+        {
+            "sampling.hard_negatives": "{runs: [here], candidates: [here], num_per_query: 6}",
+            "docs_per_query": "8",
+            "sampling.random_negatives": "2",
+        },
+        "sampling gives a group 8 negatives, and docs_per_query is 8: no place is left for a judged document",
+    ),
+    (
+        RankConfig,
+        {"sampling.hard_negatives": "{runs: [here], candidates: [here], num_per_query: 1, first_position: 101}"},
+        "sampling.hard_negatives: first_position 101 is behind last_position 100",
+    ),
+    (
+        RankConfig,
+        {"sampling.hard_negatives": "{runs: [here], candidates: [here], num_per_query: 5, last_position: 4}"},
+        "sampling.hard_negatives: num_per_query is 5, more documents than positions 1 to 4 have in a run",
+    ),
     (RankConfig, {"model.name": "null"}, "model: give exactly one of name and architecture"),
     (
         RankConfig,
@@ -126,7 +190,10 @@ def test_an_impossible_call_has_one_fault_that_says_what_to_do(
     [
         (RankConfig, {"training.steps": "null", "training.epochs": "2"}),
         (RankConfig, {"training.patience": "2", "training.evaluate_every": "5", "judged_dev": "[here]"}),
-        (RankConfig, {"loss": "hinge", "margin": "0.5"}),
+        (RankConfig, {"loss": "[{name: hinge, margin: 0.5}]"}),
+        (RankConfig, {"sampling.quotas": "{0: 8, 3: 1}"}),
+        (RankConfig, {"sampling.random_negatives": "15", "sampling.guard": "{scores: here, margin: 0}"}),
+        (RankConfig, {"loss": "[{name: hinge, weight: 0}, {name: ordinal, max_label: 3}]"}),
         (RankConfig, {"model.name": "null", "model.tokenizer": "t", "model.architecture": "{model_type: bert}"}),
         (ScoreConfig, {"teacher": None, "run": "here"}),
         (DistillConfig, {"point_weight": "0"}),
@@ -157,8 +224,8 @@ def test_the_possible_neighbours_of_impossible_calls_pass(
         (RankConfig, "training.tokens_per_step", "1.5"),
         (RankConfig, "text.max_tokens", "7"),
         (RankConfig, "docs_per_query", "1"),
-        (RankConfig, "margin", "0"),
-        (RankConfig, "loss", "mse"),
+        (RankConfig, "loss.0.name", "nll"),
+        (RankConfig, "sampling.random_negatives", "-1"),
         (RankConfig, "model.dtype", "float16"),
         (RankConfig, "model.lora.r", "0"),
         (PretrainConfig, "dev_share", "1.0"),

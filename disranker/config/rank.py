@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
+from disranker.config.losses import LossTerm, LossTerms, check_terms
 from disranker.config.parts import RankerStage
+from disranker.config.sampling import SamplingConfig
 from disranker.settings import InputPath
 
 
@@ -15,13 +17,22 @@ class RankConfig(RankerStage):
 
     judged: list[InputPath]
     """Judged pairs to train on."""
-    loss: Literal["hinge", "ranknet"] = "hinge"
-    """Pairwise hinge with margin (the paper's), or RankNet."""
-    margin: Annotated[float, Field(gt=0.0)] = 1.0
-    """Margin of the hinge, in units of the score."""
+    loss: LossTerms = [LossTerm(name="hinge")]
+    """What is minimised: a loss by its name, or a list of losses of which the weighted sum counts, as in
+    [hinge, {name: lambda, weight: 0.5, k: 10}]."""
+    sampling: SamplingConfig = SamplingConfig()
+    """Which documents of a query are in its group, besides `docs_per_query`."""
 
     @model_validator(mode="after")
-    def _margin_is_the_hinge_s(self) -> Self:
-        if self.loss != "hinge" and self.margin != 1.0:
-            raise ValueError(f"margin belongs to the hinge loss; {self.loss} has none")
+    def _loss_is_a_sum(self) -> Self:
+        check_terms(self.loss)
+        return self
+
+    @model_validator(mode="after")
+    def _room_for_judged_documents(self) -> Self:
+        if self.sampling.num_negatives >= self.docs_per_query:
+            raise ValueError(
+                f"sampling gives a group {self.sampling.num_negatives} negatives, and docs_per_query is "
+                f"{self.docs_per_query}: no place is left for a judged document"
+            )
         return self

@@ -18,9 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from disranker.data.sampling import GroupSampler, Sampling
 from disranker.data.tokens import TokenTable
 from disranker.models.packed import Packed, pack
 from disranker.schema import stable_seed
+
+_NO_SAMPLING = Sampling()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ class Items(Protocol[Batch]):
 
 
 class GroupItems:
-    """Groups of a token table; a group larger than `docs_per_query` is sampled anew in every epoch."""
+    """Groups of a token table; which of their documents an epoch sees is drawn by a `GroupSampler`."""
 
     def __init__(
         self,
@@ -77,35 +80,27 @@ class GroupItems:
         *,
         docs_per_query: int,
         seed: int,
+        sampling: Sampling = _NO_SAMPLING,
     ) -> None:
         """`groups` are (query_id, rows of the table); `targets[row]` is the label or teacher score of a row."""
-        self._table, self._groups, self._targets = table, groups, targets
-        self._docs_per_query, self._seed = docs_per_query, seed
+        self._table, self._targets = table, targets
+        self._sampler = GroupSampler(groups, targets, docs_per_query=docs_per_query, seed=seed, sampling=sampling)
 
     def lengths(self, epoch: int) -> NDArray[np.int64]:
         """Tokens of every group's sampled documents."""
         lengths = self._table.lengths
-        return np.array(
-            [lengths[self._sampled(item, epoch)].sum() for item in range(len(self._groups))], dtype=np.int64
-        )
+        sampler = self._sampler
+        return np.array([lengths[sampler.rows(item, epoch)].sum() for item in range(len(sampler))], dtype=np.int64)
 
     def batch(self, items: Sequence[int], epoch: int, weight: float) -> GroupBatch:
         """Those groups, packed, with their targets in [Q, D]."""
-        sampled = [self._sampled(item, epoch) for item in items]
+        sampled = [self._sampler.rows(item, epoch) for item in items]
         docs_per_query = tuple(len(rows) for rows in sampled)
         mask_QD = np.arange(max(docs_per_query))[None, :] < np.array(docs_per_query)[:, None]
         targets_QD = np.zeros(mask_QD.shape, dtype=np.float32)
         targets_QD[mask_QD] = self._targets[np.concatenate(sampled)]
         packed = pack([self._table[int(row)] for rows in sampled for row in rows])
         return GroupBatch(packed, docs_per_query, torch.from_numpy(targets_QD), torch.from_numpy(mask_QD), weight)
-
-    def _sampled(self, item: int, epoch: int) -> NDArray[np.int64]:
-        query_id, rows = self._groups[item]
-        if len(rows) <= self._docs_per_query:
-            return rows
-        # Seeded by the query, not by the place in the data: the sample does not change with the order of queries.
-        random = np.random.default_rng(stable_seed(self._seed, epoch, query_id))
-        return random.choice(rows, self._docs_per_query, replace=False)
 
 
 class TextItems:

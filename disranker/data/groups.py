@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,16 @@ class PairSet:
         """The first `count` pairs."""
         return PairSet(self.query_ids[:count], self.doc_ids[:count], self.pairs[:count])
 
+    def take(self, rows: Iterable[int]) -> PairSet:
+        """The pairs of these rows."""
+        kept = list(rows)
+        query_ids, doc_ids = [self.query_ids[row] for row in kept], [self.doc_ids[row] for row in kept]
+        return PairSet(query_ids, doc_ids, [self.pairs[row] for row in kept])
+
+    def __add__(self, other: PairSet) -> PairSet:
+        query_ids, doc_ids = self.query_ids + other.query_ids, self.doc_ids + other.doc_ids
+        return PairSet(query_ids, doc_ids, self.pairs + other.pairs)
+
 
 def collect(records: Iterable[Candidate | Judgment]) -> PairSet:
     """The pairs of a stream of records."""
@@ -55,3 +65,9 @@ def describe_groups(pair_set: PairSet) -> str:
     sizes = np.array([len(rows) for _, rows in pair_set.groups()])
     spread = f"{sizes.min()} to {sizes.max()}, median {np.median(sizes):g}"
     return f"{len(sizes):,} queries, {len(pair_set):,} pairs, {spread} documents per query"
+
+
+def describe_order(groups: Sequence[tuple[str, NDArray[np.int64]]], labels: NDArray[np.float32]) -> str:
+    """One line for a run's plan: how many groups have no pair of different labels, and so no order to learn."""
+    without = sum(bool((labels[rows] == labels[rows[0]]).all()) for _, rows in groups)
+    return f"{without:,} of {len(groups):,} groups have documents of one label only, no pair to learn an order from"

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from disranker.data.batches import GroupItems, StepPlan, TextItems, fill_steps, split_evenly
+from disranker.data.sampling import Sampling
 from disranker.data.tokens import TokenTable, write_tokens
 from disranker.schema import Pair
 from tests.tiny import PAIRS, encoder
@@ -264,12 +265,18 @@ def test_a_group_that_fits_is_taken_whole_in_its_order(table: TokenTable) -> Non
     assert batch.targets_QD.tolist() == [[0.0, 2.5, 1.0]]
 
 
-def test_steps_of_groups_are_the_same_on_one_rank_or_two(table: TokenTable) -> None:
+SAMPLED = Sampling(quotas={6: 1}, sources=(np.arange(24) % 3 == 1).astype(np.int8), num_hard=2)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), SAMPLED], ids=["plain", "sampled"])
+def test_steps_of_groups_are_the_same_on_one_rank_or_two(table: TokenTable, sampling: Sampling) -> None:
+    items = GroupItems(table, GROUPS, TARGETS, docs_per_query=4, seed=0, sampling=sampling)
+
     def targets(ranks: int, accumulation: int) -> list[list[float]]:
         steps: list[list[float]] = [[] for _ in range(4)]
         for rank in range(ranks):
             of_rank = StepPlan(
-                group_items(table),
+                items,
                 tokens_per_step=60,
                 accumulation=accumulation,
                 process_rank=rank,
@@ -282,6 +289,17 @@ def test_steps_of_groups_are_the_same_on_one_rank_or_two(table: TokenTable) -> N
         return [sorted(step) for step in steps]
 
     assert targets(1, 4) == targets(2, 2) == targets(4, 1) == targets(1, 1)
+
+
+def test_a_batch_holds_what_the_sampling_leaves(table: TokenTable) -> None:
+    """Of rows 6..17 every third is a hard negative, of which a batch has 2; room is left for 2 others."""
+    items = GroupItems(table, GROUPS, TARGETS, docs_per_query=4, seed=0, sampling=SAMPLED)
+    hard = {target / 2 for target in (7, 10, 13, 16)}
+    for epoch in range(5):
+        batch = items.batch([1], epoch, 1.0)
+        assert batch.docs_per_query == (4,)
+        assert len(set(batch.targets_QD[0].tolist()) & hard) == 2
+        assert items.lengths(epoch)[1] == batch.packed.num_tokens
 
 
 def test_text_is_learnt_from_the_document_on(table: TokenTable) -> None:

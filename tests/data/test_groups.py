@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from disranker.data.groups import PairSet, collect, collect_judged, describe_groups
+from disranker.data.groups import PairSet, collect, collect_judged, describe_groups, describe_order
 from disranker.schema import Candidate, Judgment, Pair
 
 JUDGED = [
@@ -50,3 +50,18 @@ def test_nothing_has_no_group() -> None:
 
 def test_the_line_for_the_plan() -> None:
     assert describe_groups(collect(JUDGED)) == "2 queries, 4 pairs, 1 to 3, median 2 documents per query"
+
+
+def test_rows_are_taken_and_sets_joined() -> None:
+    every = collect(JUDGED)
+    taken = every.take([2, 0])
+    assert (taken.query_ids, taken.doc_ids) == (["b", "b"], ["3", "1"])
+    assert taken.pairs == [JUDGED[2].pair, JUDGED[0].pair]
+    joined = every.take([0, 1]) + every.take([2, 3])
+    assert joined == every
+
+
+def test_groups_without_an_order_are_counted() -> None:
+    groups = [("a", np.array([0, 1])), ("b", np.array([2])), ("c", np.array([0, 2]))]
+    labels = np.array([1, 1, 0], dtype=np.float32)
+    assert describe_order(groups, labels).startswith("2 of 3 groups have documents of one label only")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from disranker.config.distill import DistillConfig
+from disranker.config.losses import LossName
 from disranker.config.rank import RankConfig
 from disranker.data.batches import GroupBatch, TextBatch
 from disranker.models.packed import pack
@@ -53,7 +54,7 @@ def test_hinge_is_a_sum_over_queries() -> None:
     objective = RankObjective(rank_config(loss="hinge"))
     assert objective.count(batch) == 2
     assert objective.loss(model, batch)["loss"].item() == pytest.approx(1.5)
-    wider = RankObjective(rank_config(loss="hinge", margin=2.0))
+    wider = RankObjective(rank_config(loss=[{"name": "hinge", "margin": 2.0}]))
     assert wider.loss(model, batch)["loss"].item() == pytest.approx(1.5 + 2.0)
 
 
@@ -61,6 +62,30 @@ def test_ranknet_is_a_sum_over_queries() -> None:
     batch, model = groups([[0.5, 0.0], [3.0]], [[1.0, 0.0], [2.0]])
     loss = RankObjective(rank_config(loss="ranknet")).loss(model, batch)["loss"]
     assert loss.item() == pytest.approx(float(np.log1p(np.exp(-0.5))))
+
+
+def test_several_losses_are_a_weighted_sum_with_every_part_beside_it() -> None:
+    batch, model = groups([[0.5, 0.0], [1.0, 1.0]], [[1.0, 0.0], [2.0, 2.0]])
+    terms = [{"name": "hinge", "margin": 2.0}, {"name": "mse", "weight": 0.5}, {"name": "ranknet", "weight": 0.0}]
+    parts = RankObjective(rank_config(loss=terms)).loss(model, batch)
+    expected = {"hinge": 1.5, "mse": 0.125 + 1.0, "ranknet": float(np.log1p(np.exp(-0.5))), "share_without_pairs": 1.0}
+    assert {name: part.item() for name, part in parts.items()} == pytest.approx({"loss": 1.5 + 0.5 * 1.125, **expected})
+
+
+def test_one_loss_is_no_part_of_itself() -> None:
+    batch, model = groups([[0.5, 0.0], [3.0], [1.0, 2.0]], [[1.0, 0.0], [2.0], [0.0, 0.0]])
+    parts = RankObjective(rank_config(loss=["ranknet"])).loss(model, batch)
+    assert list(parts) == ["loss", "share_without_pairs"]
+    assert parts["share_without_pairs"].item() == 2.0  # summed, as every part; the engine divides by the queries
+
+
+@pytest.mark.parametrize("name", get_args(LossName))
+def test_every_loss_can_be_named_and_pulls(name: str) -> None:
+    batch, model = groups([[0.1, 0.0, 0.2]], [[1.0, 0.0, 2.0]])
+    term = {"name": name, **({"max_label": 4} if name in ("bce", "ordinal") else {})}
+    loss = RankObjective(rank_config(loss=[term])).loss(model, batch)["loss"]
+    (gradient,) = torch.autograd.grad(loss, model(None))
+    assert loss.item() > 0.0 and gradient.abs().sum() > 0.0
 
 
 @pytest.mark.parametrize(("point", "margin"), [(1.0, 1.0), (0.5, 2.0), (0.0, 1.0), (3.0, 0.0)])
