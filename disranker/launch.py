@@ -17,6 +17,7 @@ STAGES = {
     "distill": ("distill/train.py", "a student from a teacher's scores"),
     "eval": ("eval/run.py", "systems measured on judged pairs"),
     "report": ("eval/report.py", "a report over evaluated systems"),
+    "sweep": ("eval/sweep.py", "many variants on many seeds, and one table of them"),
     "export": ("distill/export.py", "a student as ONNX, with proof that it scores as before"),
 }
 """Command -> its script in the checkout, and what it makes."""
@@ -53,7 +54,7 @@ def run_stage(name: str, argv: Sequence[str]) -> int:
 
 def call_main(main: Callable[[list[str] | None], int], argv: list[str] | None = None) -> int:
     """Call a stage's `main`; faults of the data are printed in one message and give 1 (`python -X dev` shows where)."""
-    _hush()
+    hush()
     try:
         return main(argv)
     except ValueError as error:
@@ -63,7 +64,7 @@ def call_main(main: Callable[[list[str] | None], int], argv: list[str] | None = 
         return 1
 
 
-def _hush() -> None:
+def hush() -> None:
     """Keep libraries from telling on the screen what our own plan and progress tell."""
     import transformers
 

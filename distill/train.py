@@ -15,6 +15,7 @@ from disranker.data.groups import collect, describe_groups
 from disranker.data.readers import read_candidates
 from disranker.launch import call_main
 from disranker.models.build import build_ranker_model, describe, load_tokenizer
+from disranker.models.bundle import make_encoder
 from disranker.models.ranker import Ranker
 from disranker.teacher.store import Store
 from disranker.train.dev import dev_evaluation
@@ -22,7 +23,6 @@ from disranker.train.engine import train
 from disranker.train.objectives import DistillObjective
 from disranker.train.run import (
     encode_once,
-    make_encoder,
     open_run,
     plan_steps,
     print_plan,

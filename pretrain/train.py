@@ -18,7 +18,7 @@ from disranker.data.clicks import clicked_pairs
 from disranker.data.tokens import TokenTable
 from disranker.launch import call_main
 from disranker.models.build import build_language_model, describe, load_tokenizer
-from disranker.models.bundle import save_bundle
+from disranker.models.bundle import make_encoder, save_bundle
 from disranker.models.language import LanguageModel
 from disranker.settings import provenance
 from disranker.shards import file_hash
@@ -26,7 +26,7 @@ from disranker.text.encode import PairEncoder
 from disranker.train.dev import dev_likelihood
 from disranker.train.engine import train
 from disranker.train.objectives import LanguageModelObjective
-from disranker.train.run import encode_once, make_encoder, open_run, plan_steps, print_plan, record_training
+from disranker.train.run import encode_once, open_run, plan_steps, print_plan, record_training
 
 CONFIG = PretrainConfig
 

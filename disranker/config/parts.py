@@ -12,14 +12,20 @@ Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Weight = Annotated[float, Field(ge=0.0)]
 
+# Keys of a transformers config that the tokenizer has an answer to.
+_FROM_TOKENIZER = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id")
+
 
 class LoraConfig(Settings):
     """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) instead of training every weight."""
 
+    variant: Literal["lora", "dora", "rslora"] = "lora"
+    """dora trains the length of each row beside its direction: often better at a small r, and slower; rslora
+    scales by alpha / sqrt(r), so that a large r still learns."""
     r: Positive = 16
     """Rank of the adapters."""
     alpha: Positive = 32
-    """Adapters are scaled by alpha / r."""
+    """Adapters are scaled by alpha / r (rslora: alpha / sqrt(r))."""
     dropout: Share = 0.0
     """Dropout on the adapters' input."""
     target_modules: list[str] | None = None
@@ -37,8 +43,18 @@ class ModelConfig(Settings):
     """Where the tokenizer is, if not with the model; needed with `architecture`."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the weights in the forward and backward pass; the optimizer keeps fp32 masters either way."""
+    head: Literal["last-token", "expected-label", "yes-no"] = "last-token"
+    """How a decoder's score is read at the last token: by a layer of its own (the paper's), as the mean label under the
+    probabilities of `label_tokens`, or as logit of yes minus logit of no.  Encoders have their own head at [CLS]."""
+    label_tokens: list[str] = ["0", "1", "2", "3", "4"]
+    """Labels from the worst to the best, each one token: what the model is to say next (head expected-label)."""
+    yes_no_tokens: tuple[str, str] = ("yes", "no")
+    """The tokens for relevant and not relevant (head yes-no)."""
     lora: LoraConfig | None = None
     """Train adapters instead of all weights; they are merged when the bundle is saved."""
+    quantization: Literal["nf4"] | None = None
+    """Keep the frozen weights in 4 bits while adapters train (QLoRA, arXiv 2305.14314): an eighth of fp32's memory.
+    Needs CUDA; the bundle has them as tensors of `dtype` again."""
     dropout: Share | None = None
     """Dropout of every layer; null keeps the model's own."""
     gradient_checkpointing: bool = False
@@ -54,6 +70,32 @@ class ModelConfig(Settings):
             raise ValueError("architecture needs a tokenizer")
         return self
 
+    @model_validator(mode="after")
+    def _architecture_is_a_shape(self) -> Self:
+        named = sorted({*_FROM_TOKENIZER, "num_labels"} & set(self.architecture or ()))
+        if named:
+            raise ValueError(f"architecture takes {', '.join(named)} from the tokenizer and the head: leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _quantized_weights_stand_still(self) -> Self:
+        if self.quantization is not None and self.lora is None:
+            raise ValueError("quantization keeps the weights as they are: set lora too, which trains adapters")
+        if self.quantization is not None and (self.name is None or self.name.endswith(".gguf")):
+            raise ValueError("quantization needs a name with weights in safetensors")
+        return self
+
+    @model_validator(mode="after")
+    def _tokens_belong_to_a_head(self) -> Self:
+        defaults = ModelConfig.model_fields
+        if self.head != "expected-label" and self.label_tokens != defaults["label_tokens"].default:
+            raise ValueError(f"label_tokens belongs to the head expected-label; {self.head} has none")
+        if self.head != "yes-no" and self.yes_no_tokens != defaults["yes_no_tokens"].default:
+            raise ValueError(f"yes_no_tokens belongs to the head yes-no; {self.head} has none")
+        if len(self.label_tokens) < 2:
+            raise ValueError("label_tokens needs two labels at least, the worst first")
+        return self
+
     @property
     def tokenizer_name(self) -> str:
         """Where the tokenizer is read from."""
@@ -66,7 +108,9 @@ class TextConfig(Settings):
     """How a pair becomes tokens."""
 
     template: str | None = None
-    """`plain`, `prompt-en` or `prompt-zh` for decoders, `pair` for encoders; null means plain or pair."""
+    """`plain`, `prompt-en`, `prompt-zh` (ending in the end token), `label-en`, `label-zh` or `qwen3-reranker` (ending
+    where the answer begins) for decoders, `pair` for encoders; null means pair, or plain, label-en or qwen3-reranker as
+    the head is last-token, expected-label or yes-no."""
     max_tokens: Annotated[int, Field(ge=8)] = 128
     """Tokens of a whole pair, special tokens included; what is longer is cut, the summary first."""
     max_query_tokens: Annotated[int, Field(ge=1)] = 32
@@ -138,6 +182,12 @@ class TrainedStage(Settings):
     text: TextConfig = TextConfig()
     optim: OptimConfig
     training: TrainingConfig
+
+    @model_validator(mode="after")
+    def _quantized_weights_stay_whole(self) -> Self:
+        if self.model.quantization is not None and self.training.zero_stage == 3:
+            raise ValueError("training.zero_stage 3 cannot partition 4-bit weights (model.quantization): use 0, 1 or 2")
+        return self
 
 
 class RankerStage(TrainedStage):

@@ -22,12 +22,14 @@ from transformers import (
 )
 
 from disranker import dist
+from disranker.models.adapters import check_quantization, quantization_settings, wrap_lora
+from disranker.models.heads import EXPECTED_LABEL, LAST_TOKEN, classifier_from_language_model, head_tokens, score_head
 from disranker.models.ranker import is_decoder, stock_model
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-    from disranker.config.parts import LoraConfig, ModelConfig
+    from disranker.config.parts import ModelConfig
 
 
 def torch_dtype(name: str) -> torch.dtype:
@@ -81,20 +83,73 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 def build_ranker_model(
     config: ModelConfig, tokenizer: PreTrainedTokenizerBase, *, seed: int
 ) -> PreTrainedModel | PeftModel:
-    """A sequence classifier with one label for `Ranker`; its score head is fresh unless the name has one."""
-    return _build(AutoModelForSequenceClassification, config, tokenizer, seed, num_labels=1)
+    """A sequence classifier for `Ranker` with the head of the settings; one that the named weights have is kept.
+
+    Raises:
+        ValueError: the weights have another head, or none can be made of them.
+    """
+    check_quantization(config)
+    saved = _saved_classifier(config)
+    if config.head == LAST_TOKEN:
+        _check_head(config, saved)
+        model = _load(AutoModelForSequenceClassification, config, tokenizer, seed, num_labels=1)
+    elif saved is not None:
+        _check_head(config, saved)
+        model = _load(AutoModelForSequenceClassification, config, tokenizer, seed)
+    else:
+        tokens = head_tokens(config, tokenizer)
+        causal = _load(AutoModelForCausalLM, config, tokenizer, seed)
+        model = classifier_from_language_model(causal, config.head, tokens, config.label_tokens)
+    return _prepare(model, config)
+
+
+def has_score_head(config: ModelConfig) -> bool:
+    """Whether the named weights are a sequence classifier's, with a head that was trained."""
+    return _saved_classifier(config) is not None
+
+
+def _saved_classifier(config: ModelConfig) -> Any:
+    """The transformers config of the named weights, if they are a sequence classifier's; else None."""
+    if config.name is None or "gguf_file" in (names := resolve_name(config.name)):
+        return None
+    saved = AutoConfig.from_pretrained(**names)
+    is_classifier = any(name.endswith("ForSequenceClassification") for name in saved.architectures or [])
+    return saved if is_classifier else None
+
+
+def _check_head(config: ModelConfig, saved: Any) -> None:
+    if saved is None:
+        return
+    head = score_head(saved)
+    if head != config.head:
+        raise ValueError(
+            f"{config.name} is a ranker with the head {head}, and model.head is {config.head}: go on with its own, or "
+            "start from the language model"
+        )
+    labels = [saved.id2label[label] for label in range(saved.num_labels)]
+    if head != EXPECTED_LABEL and saved.num_labels != 1:
+        raise ValueError(f"{config.name} is a classifier of {saved.num_labels} labels, and a ranker has one score")
+    if head == EXPECTED_LABEL and labels != config.label_tokens:
+        raise ValueError(f"{config.name} has the labels {labels}, and model.label_tokens is {config.label_tokens}")
 
 
 def build_language_model(
     config: ModelConfig, tokenizer: PreTrainedTokenizerBase, *, seed: int
 ) -> PreTrainedModel | PeftModel:
-    """A causal language model for continued pretraining."""
-    return _build(AutoModelForCausalLM, config, tokenizer, seed)
+    """A causal language model for continued pretraining.
+
+    Raises:
+        ValueError: the settings want a score head, which a language model has none of.
+    """
+    if config.head != LAST_TOKEN:
+        raise ValueError(f"model.head is {config.head}, but a language model has no score head: leave it out")
+    check_quantization(config)
+    return _prepare(_load(AutoModelForCausalLM, config, tokenizer, seed), config)
 
 
-def _build(
+def _load(
     auto_class: Any, config: ModelConfig, tokenizer: PreTrainedTokenizerBase, seed: int, **extra: Any
-) -> PreTrainedModel | PeftModel:
+) -> PreTrainedModel:
     torch.manual_seed(seed)
     special = {"pad_token_id": tokenizer.pad_token_id}
     if config.architecture is not None:
@@ -102,32 +157,35 @@ def _build(
         for token in ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
             if getattr(tokenizer, token, None) is not None:
                 special[token] = getattr(tokenizer, token)
-        model = auto_class.from_config(AutoConfig.for_model(**architecture, **special, **extra))
+        model: Any = auto_class.from_config(AutoConfig.for_model(**architecture, **special, **extra))
     else:
         assert config.name is not None
-        model = auto_class.from_pretrained(**resolve_name(config.name), dtype=torch.float32, **extra)
+        if config.quantization is not None:
+            dtype = torch_dtype(config.dtype)
+            extra = {**extra, "quantization_config": quantization_settings(dtype), "device_map": {"": dist.device()}}
+        else:
+            dtype = torch.float32
+        model = auto_class.from_pretrained(**resolve_name(config.name), dtype=dtype, **extra)
         if getattr(model, "hf_quantizer", None) is not None:
-            _forget_quantization(model)
+            # Weights from GGUF are dequantised by now, 4-bit ones when they are saved: the marks would spoil both.
+            model.hf_quantizer.remove_quantization_config(model)
         model.config.pad_token_id = special["pad_token_id"]
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(len(tokenizer))
+    loaded: PreTrainedModel = model
+    return loaded
+
+
+def _prepare(stock: PreTrainedModel, config: ModelConfig) -> PreTrainedModel | PeftModel:
+    model: Any = stock
     if config.dropout is not None:
         _set_dropout(model, config.dropout)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if config.lora is not None:
         model = wrap_lora(model, config.lora)
-    return model.to(torch_dtype(config.dtype))
-
-
-def _forget_quantization(model: PreTrainedModel) -> None:
-    """Take off the marks of a GGUF file: its weights were dequantised on loading, yet transformers would not save them.
-
-    Seen with transformers 5.23; remove when a model loaded from GGUF can be saved.
-    """
-    del model.hf_quantizer
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
+    # Weights of 4 bits keep them: a cast reaches floating-point weights alone.
+    return torch.nn.Module.to(model, torch_dtype(config.dtype))
 
 
 def _set_dropout(model: PreTrainedModel, share: float) -> None:
@@ -138,66 +196,10 @@ def _set_dropout(model: PreTrainedModel, share: float) -> None:
             setattr(module, "attention_dropout", share)  # noqa: B010
 
 
-def wrap_lora(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
-    """The model with LoRA adapters on its linear layers; a score head, if it has one, is trained in full."""
-    import peft
-
-    heads = [name for name in ("score", "classifier", "pre_classifier", "pooler", "head") if hasattr(model, name)]
-    return peft.get_peft_model(
-        model,
-        peft.LoraConfig(
-            r=config.r,
-            lora_alpha=config.alpha,
-            lora_dropout=config.dropout,
-            target_modules=config.target_modules or "all-linear",
-            modules_to_save=[name for name in heads if name != "lm_head"] or None,
-            task_type=None,
-        ),
-    )
-
-
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
     """(trainable, all) parameters; under ZeRO-3 the size before partition."""
     sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
     return sum(size for size, trains in sizes if trains), sum(size for size, _ in sizes)
-
-
-def merged_weights(model: PreTrainedModel | PeftModel) -> dict[str, torch.Tensor]:
-    """The stock model's weights by their stock names, LoRA merged in, on CPU; the model itself is left as it is.
-
-    Under ZeRO-3 every rank must call this: the partitions are gathered for it.
-    """
-    with _gathered(list(model.parameters())):
-        stock = stock_model(model)
-        # An output layer that is the embedding is one weight, not two.
-        tied = getattr(stock, "all_tied_weights_keys", {})
-        deltas = {
-            name: module.get_delta_weight("default").detach().cpu()
-            for name, module in stock.named_modules()
-            if hasattr(module, "get_delta_weight")
-        }
-        weights = {}
-        for name, tensor in stock.state_dict().items():
-            if ".lora_" in name or ".original_module." in name or name in tied:
-                continue
-            plain = name.replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")
-            # clone: a CPU tensor would otherwise share memory with a weight that trains on.
-            weight = tensor.detach().cpu().clone()
-            layer = name.removesuffix(".base_layer.weight")
-            if layer in deltas and name.endswith(".base_layer.weight"):
-                weight = (weight.float() + deltas[layer].float()).to(weight.dtype)
-            weights[plain] = weight
-        return weights
-
-
-def _gathered(parameters: list[torch.nn.Parameter]) -> Any:
-    from contextlib import nullcontext
-
-    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
-        return nullcontext()
-    import deepspeed
-
-    return deepspeed.zero.GatheredParameters(parameters)
 
 
 def describe(model: PreTrainedModel | PeftModel) -> str:

@@ -16,25 +16,69 @@ import torch
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from disranker import __version__, dist
-from disranker.models.build import load_tokenizer, merged_weights, torch_dtype
-from disranker.models.ranker import has_token_types, is_decoder, stock_model
+from disranker.models.adapters import merged_weights
+from disranker.models.build import load_tokenizer, torch_dtype
+from disranker.models.heads import EXPECTED_LABEL, LAST_TOKEN, YES_NO, score_head
+from disranker.models.ranker import has_token_types, is_decoder, num_positions, stock_model
 from disranker.shards import write_json
 from disranker.text.encode import PairEncoder
-from disranker.text.templates import PairTemplate, get_template
+from disranker.text.templates import PairTemplate, Template, ends_where_the_answer_begins, get_template
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
+    from disranker.config.parts import TextConfig
+
 FACTS_NAME = "disranker.json"
+
+CLS = "cls"
+DEFAULT_TEMPLATES = {CLS: "pair", LAST_TOKEN: "plain", EXPECTED_LABEL: "label-en", YES_NO: "qwen3-reranker"}
+"""Head -> template."""
 
 # What transformers 5 copies into tokenizer_config.json from the folder a tokenizer came from.  FastEmbed cuts at
 # `max_length` without a word; the last two are about that folder, not about the tokenizer.
 _NOT_TO_SAVE = ("max_length", "stride", "truncation_strategy", "pad_to_multiple_of", "is_local", "local_files_only")
 
 
+def head_of(model: PreTrainedModel | PeftModel) -> str:
+    """How the score is read: cls for encoders; last-token, expected-label or yes-no for decoders."""
+    stock = stock_model(model)
+    return score_head(stock.config) if is_decoder(stock) else CLS
+
+
 def default_template(model: PreTrainedModel | PeftModel) -> str:
-    """The template of a family when the settings name none: `plain` for decoders, `pair` for encoders."""
-    return "plain" if is_decoder(stock_model(model)) else "pair"
+    """The template when the settings name none."""
+    return DEFAULT_TEMPLATES[head_of(model)]
+
+
+def check_template(template: Template, model: PreTrainedModel | PeftModel) -> None:
+    """Make sure that a head which reads the answer stands where the answer begins.
+
+    Raises:
+        ValueError: it does not.
+    """
+    head = head_of(model)
+    if head in (EXPECTED_LABEL, YES_NO) and not ends_where_the_answer_begins(template):
+        raise ValueError(
+            f"text.template {template.name} does not end where an answer begins, which the head {head} reads; "
+            f"{DEFAULT_TEMPLATES[head]} does"
+        )
+
+
+def make_encoder(
+    tokenizer: PreTrainedTokenizerBase, text: TextConfig, model: PreTrainedModel | PeftModel
+) -> PairEncoder:
+    """The encoder of a stage's settings.
+
+    Raises:
+        ValueError: the model has no positions for so many tokens, or the template is not known or not for its head.
+    """
+    limit = num_positions(stock_model(model))
+    if limit is not None and text.max_tokens > limit:
+        raise ValueError(f"text.max_tokens is {text.max_tokens}, but the model has positions for {limit} tokens only")
+    template = get_template(text.template or default_template(model))
+    check_template(template, model)
+    return PairEncoder(tokenizer, template, max_tokens=text.max_tokens, max_query_tokens=text.max_query_tokens)
 
 
 def save_bundle(
@@ -55,7 +99,7 @@ def save_bundle(
             "format": 1,
             "disranker": __version__,
             "kind": "language-model" if hasattr(stock, "lm_head") else "ranker",
-            "head": "last-token" if is_decoder(stock) else "cls",
+            "head": head_of(stock),
             "template": {"name": encoder.template.name, "version": encoder.template.version},
             "max_tokens": encoder.max_tokens,
             "max_query_tokens": encoder.max_query_tokens,
@@ -124,6 +168,10 @@ def _save_model(folder: Path, stock: PreTrainedModel, weights: Mapping[str, torc
     if not hasattr(stock, "lm_head"):
         # Without this, CrossEncoder puts a sigmoid on the score.
         stock.config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity", "version": "5.0.0"}
+        if stock.config.num_labels == 1:
+            stock.config.problem_type = "regression"  # likewise for vLLM's classify
+        if is_decoder(stock):
+            stock.config.use_pad_token = False  # vLLM joins query and document to one text, as a prompt is
     stock.save_pretrained(folder, state_dict=dict(weights))
     for file in folder.glob("*.safetensors"):
         # safetensors 0.8 makes files that only their owner can read; a server often runs as someone else.

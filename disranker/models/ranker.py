@@ -1,4 +1,4 @@
-"""A ranker: a stock transformers sequence classifier whose one logit is the score, run packed.
+"""A ranker: a stock transformers sequence classifier whose logits are the score, run packed.
 
 Encoders are read at [CLS], decoders at the last token of each sequence.  The stock model stays the owner of all
 weights, so what is saved opens in `AutoModelForSequenceClassification`, sentence-transformers and vLLM; only the way
@@ -11,13 +11,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear, relu
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
-from disranker.models.packed import PACKED_ATTENTION, Packed
+from disranker.models.heads import EXPECTED_LABEL, score_head, scores_from_logits
+from disranker.models.packed import PACKED_ATTENTION, Packed, pack
+from disranker.text.encode import Tokens
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -31,25 +34,43 @@ _POSITIONS_AFTER_PADDING = (
     "xlm-roberta",
     "xlm-roberta-xl",
 )
+# Families whose packed scores tests hold to the stock model's; any other is tried when it is loaded.
+_PACKED_AS_STOCK = (
+    "albert",
+    "bert",
+    "distilbert",
+    "electra",
+    "llama",
+    "mistral",
+    "modernbert",
+    "modernbert-decoder",
+    "qwen2",
+    "qwen3",
+    "roberta",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+)
 # Decoders whose classifier is built like an encoder's; they pool the last token all the same.
 _DECODERS_WITHOUT_SCORE = ("modernbert-decoder",)
 
 
 class Ranker(nn.Module):
-    """Scores packed batches with a stock sequence classifier of one label, LoRA-wrapped or plain."""
+    """Scores packed batches with a stock sequence classifier, LoRA-wrapped or plain."""
 
     def __init__(self, model: PreTrainedModel | PeftModel) -> None:
         super().__init__()
         self.model = model
         stock = self.stock
-        if stock.config.num_labels != 1:
+        if stock.config.num_labels != 1 and score_head(stock.config) != EXPECTED_LABEL:
             raise ValueError(f"a ranker has one score, but the model has num_labels = {stock.config.num_labels}")
         if getattr(stock.config, "classifier_pooling", "cls") != "cls":
             raise ValueError("this model pools the mean of all tokens; set classifier_pooling to 'cls' in its config")
         self.is_decoder = is_decoder(stock)
         self.is_packed = supports_packing(stock)
-        if self.is_packed:
+        if self.is_packed and stock.config.model_type in _PACKED_AS_STOCK:
             stock.set_attn_implementation(PACKED_ATTENTION)
+        elif self.is_packed:
+            self.is_packed = self._try_packing()
         compute_head_in_float32(stock)
 
     @property
@@ -62,6 +83,40 @@ class Ranker(nn.Module):
         rows_BH = self._pooled_rows(packed)
         scores_B = score_rows(self.stock, rows_BH)
         return torch.empty_like(scores_B).index_copy(0, packed.order, scores_B)
+
+    def score_and_pool(self, packed: Packed) -> tuple[Tensor, Tensor]:
+        """[B] float32 scores and the [B, H] pooled hidden states they are read from, in the order of the caller."""
+        rows_BH = self._pooled_rows(packed)
+        scores_B = score_rows(self.stock, rows_BH)
+        back = packed.order.argsort()
+        return scores_B[back], rows_BH[back]
+
+    @torch.inference_mode()
+    def _try_packing(self) -> bool:
+        """Replace the attention if two short sequences in one row then come out as in the stock model's padded batch.
+
+        They would not where something besides attention looks at neighbouring tokens, or at the padding.
+        """
+        stock, was_training = self.stock, self.model.training
+        self.model.eval()
+        num_known: Any = stock.get_input_embeddings().num_embeddings
+        ids = [np.arange(first, first + length, dtype=np.int32) % num_known for first, length in ((5, 4), (20, 7))]
+        packed = pack([Tokens(row, 2, 0) for row in ids])
+        device = next(stock.parameters()).device
+        packed = packed.to(device)
+        usual = stock.config._attn_implementation
+        theirs = self._pooled_rows_padded(packed).float()
+        stock.set_attn_implementation(PACKED_ATTENTION)
+        try:
+            ours = self._pooled_rows(packed).float()
+        except (RuntimeError, TypeError, ValueError):  # it takes no such row
+            ours = torch.full_like(theirs, torch.nan)
+        self.model.train(was_training)
+        tolerance = (1e-4 if stock.dtype == torch.float32 else 0.05) * float(theirs.abs().max())
+        if bool((ours - theirs).abs().max() <= tolerance):
+            return True
+        stock.set_attn_implementation(usual)
+        return False
 
     def _pooled_rows(self, packed: Packed) -> Tensor:
         backbone = self.stock.base_model
@@ -164,8 +219,7 @@ def score_rows(stock: PreTrainedModel, rows_BH: Tensor) -> Tensor:
         logits = model.classifier(rows_BH[:, None])
     else:
         raise ValueError(f"no way known to read the score head of a {type(stock).__name__}")
-    scores_B: Tensor = logits.float().squeeze(-1)
-    return scores_B
+    return scores_from_logits(stock.config, logits)
 
 
 class Float32Linear(nn.Linear):

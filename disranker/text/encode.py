@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from disranker.schema import Pair
-from disranker.text.templates import PairTemplate, PromptTemplate, Template
+from disranker.text.templates import DocumentPrompt, PairTemplate, PromptTemplate, Template, document_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,6 +52,8 @@ class PairEncoder:
             return []
         if isinstance(self.template, PairTemplate):
             return self._encode_pairs(pairs, self.template)
+        if isinstance(self.template, DocumentPrompt):
+            return self._encode_documents(pairs, self.template)
         return self._encode_prompts(pairs, self.template)
 
     def _encode_pairs(self, pairs: Sequence[Pair], template: PairTemplate) -> list[Tokens]:
@@ -89,12 +91,9 @@ class PairEncoder:
         queries = self._plain([pair.query for pair in pairs])
         titles = self._plain([pair.title for pair in pairs])
         summaries = self._plain([pair.summary for pair in pairs])
-        end = [self.tokenizer.eos_token_id]
+        end = self._plain([template.suffix])[0] + ([self.tokenizer.eos_token_id] if template.end_token else [])
         fixed = len(start) + len(before_title) + len(before_summary) + len(end)
-        if fixed >= self.max_tokens:
-            raise ValueError(
-                f"max_tokens = {self.max_tokens} leaves no room for text: {template.name!r} alone takes {fixed}"
-            )
+        self._check_room(fixed)
         tokens = []
         for query, title, summary in zip(queries, titles, summaries, strict=True):
             kept_query = query[: min(self.max_query_tokens, self.max_tokens - fixed)]
@@ -105,6 +104,50 @@ class PairEncoder:
             num_cut = len(query) + len(title) + len(summary) + fixed - len(ids)
             tokens.append(Tokens(np.asarray(ids, dtype=np.int32), len(context), num_cut))
         return tokens
+
+    def _encode_documents(self, pairs: Sequence[Pair], template: DocumentPrompt) -> list[Tokens]:
+        begin = self._begin_tokens()
+        end, before_query, before_document = self._plain(
+            [template.suffix, template.before_query, template.before_document]
+        )
+        fixed = len(begin) + len(before_query) + len(before_document) + len(end)
+        self._check_room(fixed)
+        num_query = min(self.max_query_tokens, self.max_tokens - fixed)
+        queries, query_ends = self._with_ends([pair.query for pair in pairs])
+        # A token of the query ends at a character; what is kept up to there is text again, and is read as such.
+        kept = [
+            pair.query if len(ids) <= num_query else pair.query[: ends[num_query - 1]]
+            for pair, ids, ends in zip(pairs, queries, query_ends, strict=True)
+        ]
+        contexts = [template.context(query) for query in kept]
+        documents = [document_text(pair.title, pair.summary) for pair in pairs]
+        bodies, body_ends = self._with_ends([c + d for c, d in zip(contexts, documents, strict=True)])
+        tokens = []
+        for row, (body, ends) in enumerate(zip(bodies, body_ends, strict=True)):
+            kept_body = body[: self.max_tokens - len(begin) - len(end)]
+            # The blank before a document is a part of its first token.
+            second = len(begin) + sum(end_char <= len(contexts[row]) for end_char in ends[: len(kept_body)])
+            num_cut = max(0, len(queries[row]) - num_query) + len(body) - len(kept_body)
+            tokens.append(Tokens(np.asarray(begin + kept_body + end, dtype=np.int32), second, num_cut))
+        return tokens
+
+    def _check_room(self, fixed: int) -> None:
+        if fixed >= self.max_tokens:
+            raise ValueError(
+                f"max_tokens = {self.max_tokens} leaves no room for text: {self.template.name!r} alone takes {fixed}"
+            )
+
+    def _with_ends(self, texts: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
+        """Token ids of each text, and the character at which each token ends."""
+        encoded = self.tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_offsets_mapping=True,
+            verbose=False,
+        )
+        ends = [[end for _, end in offsets] for offsets in encoded["offset_mapping"]]
+        return encoded["input_ids"], ends
 
     def _plain(self, texts: Sequence[str]) -> list[list[int]]:
         ids: list[list[int]] = self.tokenizer(

@@ -13,18 +13,48 @@ from disranker.schema import Pair
 
 @dataclass(frozen=True, slots=True)
 class PromptTemplate:
-    """The running text that a decoder reads: three fields, fixed text before each, then the end-of-sequence token."""
+    """The running text that a decoder reads: three fields, fixed text before each and after the last, an end token.
+
+    Each field is tokenized for itself.  A prompt whose last token is where an answer is predicted has no end token.
+    """
 
     name: str
     version: int
     before_query: str
     before_title: str
     before_summary: str
+    suffix: str = ""
+    """Fixed text after the summary, which is never cut."""
+    end_token: bool = True
+    """Whether the end-of-sequence token comes last."""
 
     def text(self, pair: Pair) -> str:
         """The prompt as one string, without special tokens."""
         fields = (self.before_query, pair.query, self.before_title, pair.title, self.before_summary, pair.summary)
-        return "".join(fields)
+        return "".join(fields) + self.suffix
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentPrompt:
+    """The prompt of a published reranker: query and one document in running text, which ends where the answer begins.
+
+    All but the suffix is tokenized as one text, as publishers do it, so the ids are theirs.
+    """
+
+    name: str
+    version: int
+    before_query: str
+    before_document: str
+    suffix: str
+    """Fixed text after the document, which is never cut."""
+
+    def context(self, query: str) -> str:
+        """The prompt up to the document."""
+        return f"{self.before_query}{query}{self.before_document}"
+
+    def text(self, pair: Pair) -> str:
+        """The prompt as one string, without special tokens of the tokenizer's own."""
+        return f"{self.context(pair.query)}{document_text(pair.title, pair.summary)}{self.suffix}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +77,15 @@ def document_text(title: str, summary: str) -> str:
     return f"{title} {summary}".strip()
 
 
-Template = PromptTemplate | PairTemplate
+def ends_where_the_answer_begins(template: Template) -> bool:
+    """Whether the token after the prompt is the answer, which a head that reads a language model's logits needs."""
+    return isinstance(template, DocumentPrompt) or (isinstance(template, PromptTemplate) and not template.end_token)
+
+
+Template = PromptTemplate | DocumentPrompt | PairTemplate
+
+QWEN3_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
+"""The instruction with which Qwen3-Reranker was published; another one is another template."""
 
 TEMPLATES: dict[str, Template] = {
     template.name: template
@@ -56,6 +94,37 @@ TEMPLATES: dict[str, Template] = {
         PromptTemplate("prompt-en", 1, before_query="Query: ", before_title="\nTitle: ", before_summary="\nSummary: "),
         PromptTemplate("prompt-zh", 1, before_query="查询:", before_title="\n标题:", before_summary="\n摘要:"),
         PairTemplate("pair", 1),
+        # A label is predicted after a line break: every tokenizer has a bare digit there, and no blank before it.
+        PromptTemplate(
+            "label-en",
+            1,
+            before_query="Rate how well the page answers the query, from 0 (not at all) to 4 (perfectly).\n\nQuery:\n",
+            before_title="\n\nTitle:\n",
+            before_summary="\n\nSummary:\n",
+            suffix="\n\nRelevance:\n",
+            end_token=False,
+        ),
+        PromptTemplate(
+            "label-zh",
+            1,
+            before_query="请判断网页与查询的相关程度，从0（毫不相关）到4（完全相关）。\n\n查询：\n",
+            before_title="\n\n标题：\n",
+            before_summary="\n\n摘要：\n",
+            suffix="\n\n相关程度：\n",
+            end_token=False,
+        ),
+        # https://huggingface.co/Qwen/Qwen3-Reranker-0.6B, to the letter.
+        DocumentPrompt(
+            "qwen3-reranker",
+            1,
+            before_query=(
+                "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the "
+                'Instruct provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+                f"<Instruct>: {QWEN3_INSTRUCTION}\n<Query>: "
+            ),
+            before_document="\n<Document>: ",
+            suffix="<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+        ),
     )
 }
 

@@ -1,4 +1,4 @@
-"""Looking at the dev set while training, and at a saved bundle before it is trusted."""
+"""Looking at the dev set while training."""
 
 from __future__ import annotations
 
@@ -10,18 +10,13 @@ import torch
 
 from disranker import dist
 from disranker.data.batches import TextItems, fill_steps
-from disranker.data.groups import PairSet, collect_judged
+from disranker.data.groups import collect_judged
 from disranker.data.readers import read_judged
 from disranker.evaluation.measures import group_scores, measure_name, measure_run
 from disranker.models.language import LanguageModel
 from disranker.models.ranker import Ranker
 from disranker.models.scorer import Scorer
-from disranker.schema import Pair
 from disranker.text.encode import PairEncoder
-
-# A merged LoRA, and a sum in another order, differ by rounding; wrong weights differ by far more.
-_RELOAD_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
-NUM_PROBES = 16
 
 
 def dev_evaluation(
@@ -49,33 +44,6 @@ def dev_evaluation(
         return measure_run(judgments, scores, [measure]).aggregate
 
     return evaluate
-
-
-def check_reload(path: str | Path, ranker: Ranker, encoder: PairEncoder, pairs: Sequence[Pair], dtype: str) -> float:
-    """Open the bundle anew and score the first pairs with it; the largest difference from the model in memory.
-
-    Raises:
-        RuntimeError: the bundle scores differently, so it must not be used.
-    """
-    pairs = list(pairs[:NUM_PROBES])
-    was_training = ranker.training
-    ranker.eval()
-    here = Scorer(ranker, encoder).score(pairs)
-    ranker.train(was_training)
-    there = Scorer.load(path, dtype=dtype).score(pairs)
-    difference = float(np.abs(here - there).max())
-    scale = max(1.0, float(np.abs(here).max()))
-    if not difference <= _RELOAD_TOLERANCE[dtype] * scale:
-        raise RuntimeError(
-            f"the bundle {path} does not score as the trained model does: largest difference {difference:.3g} "
-            f"on {len(pairs)} pairs; the bundle must not be used"
-        )
-    return difference
-
-
-def probes(pair_set: PairSet) -> list[Pair]:
-    """The pairs on which a saved bundle is checked."""
-    return pair_set.pairs[:NUM_PROBES]
 
 
 def dev_likelihood(model: LanguageModel, items: TextItems, tokens_per_batch: int) -> Callable[[], dict[str, float]]:

@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import Any
 
 from disranker import dist
-from disranker.config.parts import TextConfig, TrainedStage, TrainingConfig
+from disranker.config.parts import TrainedStage, TrainingConfig
 from disranker.data.batches import GroupItems, StepPlan, TextItems
 from disranker.data.groups import PairSet
 from disranker.data.tokens import TokenTable, token_table
-from disranker.models.bundle import FACTS_NAME, default_template, read_facts, save_bundle
-from disranker.models.ranker import Ranker, num_positions, stock_model
+from disranker.models.adapters import check_quantization
+from disranker.models.bundle import FACTS_NAME, read_facts
+from disranker.models.ranker import Ranker
+from disranker.models.verify import NUM_PROBES, save_verified
 from disranker.schema import Pair, pair_key, stable_seed
-from disranker.settings import dump, provenance
+from disranker.settings import Settings, dump, provenance
 from disranker.shards import MANIFEST_NAME, file_hash, write_atomic, write_json
 from disranker.text.encode import PairEncoder
-from disranker.text.templates import get_template
 from disranker.train.checkpoint import CHECKPOINT_FOLDER, check_settings
-from disranker.train.dev import check_reload, probes
 from disranker.train.engine import Trained
 from disranker.train.journal import clock, finite
-
-if TYPE_CHECKING:
-    from peft import PeftModel
 
 
 def open_run(config: TrainedStage) -> tuple[Path, str]:
@@ -36,8 +31,10 @@ def open_run(config: TrainedStage) -> tuple[Path, str]:
     The settings end with the hash of every input, so a run never goes on from its checkpoint over other data.
 
     Raises:
-        ValueError: the folder holds a checkpoint of a run with other settings or inputs.
+        ValueError: the folder holds a checkpoint of a run with other settings or inputs, or this machine lacks what
+            the settings need.
     """
+    check_quantization(config.model)
     dist.initialize()
     hashes = [f"# input {path} {file_hash(path)}\n" for path in input_files(config)]
     out, text = Path(config.out), dump(config) + "".join(hashes)
@@ -52,25 +49,17 @@ def open_run(config: TrainedStage) -> tuple[Path, str]:
 
 def input_files(config: TrainedStage) -> list[Path]:
     """The files that a stage reads besides its model; of a store, the manifest."""
-    values = [value for _, value in config]
-    paths = [path for value in values for path in (value if isinstance(value, list) else [value])]
-    files = [path / MANIFEST_NAME if path.is_dir() else path for path in paths if isinstance(path, Path)]
+    files = [path / MANIFEST_NAME if path.is_dir() else path for path in _paths(config)]
     return [file for file in files if file.exists()]  # whoever reads the input says what is wrong with it
 
 
-def make_encoder(
-    tokenizer: PreTrainedTokenizerBase, text: TextConfig, model: PreTrainedModel | PeftModel
-) -> PairEncoder:
-    """The encoder of a stage's settings.
-
-    Raises:
-        ValueError: the model has no positions for so many tokens, or there is no such template.
-    """
-    limit = num_positions(stock_model(model))
-    if limit is not None and text.max_tokens > limit:
-        raise ValueError(f"text.max_tokens is {text.max_tokens}, but the model has positions for {limit} tokens only")
-    template = get_template(text.template or default_template(model))
-    return PairEncoder(tokenizer, template, max_tokens=text.max_tokens, max_query_tokens=text.max_query_tokens)
+def _paths(value: object) -> Iterator[Path]:
+    """The paths in settings, in their parts and lists too."""
+    if isinstance(value, Path):
+        yield value
+    elif isinstance(value, Settings | list):
+        for inner in (inner for _, inner in value) if isinstance(value, Settings) else value:
+            yield from _paths(inner)
 
 
 def encode_once(
@@ -128,14 +117,11 @@ def print_plan(
 def ranker_saver(
     out: Path, ranker: Ranker, encoder: PairEncoder, pair_set: PairSet, config: TrainedStage
 ) -> Callable[[], None]:
-    """A function that writes the bundle of the ranker as it is, and checks that it scores the same when reopened."""
+    """A function that writes the bundle of the ranker as it is; it takes its place once it scores the same reopened."""
     facts = {"config": config.model_dump(mode="json"), "provenance": provenance()}
 
     def save() -> None:
-        save_bundle(out, ranker.model, encoder, facts)
-        if dist.is_main() and config.training.zero_stage < 3:
-            check_reload(out, ranker, encoder, probes(pair_set), config.model.dtype)
-        dist.barrier()
+        save_verified(out, ranker, encoder, facts, pair_set.pairs[:NUM_PROBES], dtype=config.model.dtype)
 
     return save
 

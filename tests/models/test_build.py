@@ -14,16 +14,15 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from disranker import dist
 from disranker.config.parts import LoraConfig, ModelConfig
+from disranker.models.adapters import wrap_lora
 from disranker.models.build import (
     build_language_model,
     build_ranker_model,
     count_parameters,
     describe,
     load_tokenizer,
-    merged_weights,
     read_architecture,
     resolve_name,
-    wrap_lora,
 )
 from disranker.models.packed import pack
 from disranker.models.ranker import Ranker
@@ -34,7 +33,6 @@ from tests.tiny import (
     encoder,
     pair_tokenizer,
     prompt_tokenizer,
-    sequences,
     spread,
     tokenizer_folder,
 )
@@ -174,6 +172,12 @@ def test_an_architecture_takes_its_vocabulary_and_special_tokens_from_the_tokeni
     assert (causal.config.eos_token_id, causal.config.vocab_size) == (prompt_tokenizer().eos_token_id, 300)
 
 
+@pytest.mark.parametrize("name", ["pad_token_id", "eos_token_id", "num_labels"])
+def test_an_architecture_names_no_special_tokens_of_its_own(name: str) -> None:
+    with pytest.raises(ValueError, match=f"architecture takes {name} from the tokenizer and the head: leave it out"):
+        ModelConfig(architecture={**LLAMA, name: 1}, tokenizer="x")
+
+
 def test_a_seed_makes_a_model() -> None:
     first, again, other = built(seed=1), built(seed=1), built(seed=2)
     for (name, left), right in zip(first.state_dict().items(), again.state_dict().values(), strict=True):
@@ -231,8 +235,7 @@ def test_dropout_of_a_decoder_is_on_its_attention() -> None:
     assert (quiet - noisy).abs().max() > 0.01
 
 
-@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable:FutureWarning")
-@pytest.mark.parametrize("lora", [None, LoraConfig(r=2)])
+@pytest.mark.parametrize("lora", [None, LoraConfig(r=2), LoraConfig(r=2, variant="dora")])
 def test_gradient_checkpointing_changes_no_gradient(lora: LoraConfig | None) -> None:
     gradients = []
     for checkpointing in (False, True):
@@ -245,60 +248,6 @@ def test_gradient_checkpointing_changes_no_gradient(lora: LoraConfig | None) -> 
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-6, atol=1e-6)
     assert sum(float(gradient.abs().max()) > 1e-3 for gradient in gradients[0].values()) > 5
-
-
-# ----------------------------------------------------------------------------------------------------------- LoRA
-
-
-@pytest.mark.parametrize("family", ["bert", "llama", "modernbert", "distilbert", "deberta-v2"])
-def test_lora_trains_adapters_and_the_head_alone(family: str) -> None:
-    model = wrap_lora(classifier(family), LoraConfig(r=2))
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    adapters = {name for name in trained if ".lora_A." in name or ".lora_B." in name}
-    heads = {name for name in trained if ".modules_to_save." in name}
-    assert adapters
-    assert heads
-    assert trained == adapters | heads
-    assert not any(".lora_" in name and (".score." in name or ".classifier." in name) for name in trained)
-
-
-def test_lora_takes_the_layers_that_are_named() -> None:
-    model = wrap_lora(classifier("llama"), LoraConfig(r=2, target_modules=["q_proj"]))
-    layers = {name.split(".lora_")[0].rsplit(".", 1)[-1] for name, _ in model.named_parameters() if ".lora_" in name}
-    assert layers == {"q_proj"}
-
-
-@pytest.mark.parametrize("family", ["bert", "llama", "modernbert", "distilbert", "deberta-v2"])
-def test_merged_weights_are_the_stock_models_and_score_as_the_adapters_do(family: str) -> None:
-    stock, wrapped = classifier(family), wrap_lora(classifier(family), LoraConfig(r=2, alpha=4.0))
-    generator = torch.Generator().manual_seed(2)
-    with torch.no_grad():
-        for name, parameter in wrapped.named_parameters():
-            if parameter.requires_grad:  # adapters start at zero: let them have learnt something
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * (0.1 if "lora" in name else 0.3))
-    before = {name: tensor.clone() for name, tensor in wrapped.state_dict().items()}
-    weights = merged_weights(wrapped)
-    for name, tensor in wrapped.state_dict().items():
-        assert torch.equal(tensor, before[name]), name  # merging left the model as it was
-
-    assert set(weights) == set(stock.state_dict())
-    tokens = pack(sequences([5, 17, 9, 3]))
-    with torch.inference_mode():
-        unlearnt = Ranker(stock.eval())(tokens)
-        learnt = Ranker(wrapped.eval())(tokens)
-        stock.load_state_dict(weights)
-        torch.testing.assert_close(Ranker(stock)(tokens), learnt, rtol=0, atol=1e-4)
-    assert (learnt - unlearnt).abs().min() > 1e-3
-
-
-def test_the_weights_of_a_plain_model_are_copies() -> None:
-    model = classifier("bert")
-    weights = merged_weights(model)
-    assert set(weights) == set(model.state_dict())
-    before = weights["classifier.weight"].clone()
-    with torch.no_grad():
-        model.classifier.weight.add_(1.0)
-    assert torch.equal(weights["classifier.weight"], before)
 
 
 def test_counts_and_the_line_for_the_plan(tmp_path: Path) -> None:

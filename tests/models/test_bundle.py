@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from disranker import dist
 from disranker.config.parts import LoraConfig, ModelConfig
-from disranker.models.build import build_language_model, build_ranker_model, load_tokenizer, wrap_lora
+from disranker.models.adapters import wrap_lora
+from disranker.models.build import build_language_model, build_ranker_model, load_tokenizer
 from disranker.models.bundle import default_template, load_bundle, read_facts, save_bundle
 from disranker.models.packed import pack
 from disranker.models.ranker import Ranker
@@ -183,6 +184,29 @@ def test_files_that_other_software_asks_for(bert: Path) -> None:
     assert config["architectures"] == ["BertForSequenceClassification"]
     # Our way through the model is not the reader's: they have no such attention.
     assert "disranker" not in (bert / "config.json").read_text()
+
+
+@pytest.mark.parametrize(("family", "template"), [("bert", "pair"), ("qwen3", "plain")])
+def test_what_vllm_reads_of_a_bundle(family: str, template: str, tmp_path: Path) -> None:
+    """Its classifier for an architecture of this name is one linear layer `score`, beside the backbone's own names."""
+    model = ranker_model(family, template)
+    save_bundle(tmp_path, model, encoder(template), {})
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["architectures"] == [type(model).__name__]
+    # One label, so the scoring interface opens; and no activation on it, neither there nor in classify.
+    assert len(config.get("id2label", {"0": "LABEL_0"})) == 1
+    assert config["sentence_transformers"]["activation_fn"] == "torch.nn.modules.linear.Identity"
+    assert config["problem_type"] == "regression"
+    # Encoders get (query, document) as a pair, decoders as one text.
+    assert config.get("use_pad_token", True) is (family == "bert")
+    # With these it would look for an output layer over the vocabulary.
+    assert not {"method", "classifier_from_token", "is_original_qwen3_reranker"} & set(config)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert config["pad_token_id"] == tokenizer.pad_token_id != tokenizer.eos_token_id
+    if family == "qwen3":
+        weights = load_file(tmp_path / "model.safetensors")
+        assert weights["score.weight"].shape == (1, config["hidden_size"])
+        assert all(name == "score.weight" or name.startswith("model.") for name in weights)
 
 
 def test_the_fingerprint_is_of_all_that_a_score_depends_on(tmp_path: Path) -> None:

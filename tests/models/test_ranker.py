@@ -160,6 +160,25 @@ def test_a_head_that_is_not_known_is_refused() -> None:
         Ranker(model)(pack(sequences([3])))
 
 
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("mixes", [False, True])
+def test_a_family_nobody_tried_is_tried_when_it_is_loaded(mixes: bool, training: bool) -> None:
+    model = classifier("bert")
+    model.config.model_type = "bert-of-another-house"
+    if mixes:  # what stands before a token changes it, whatever sequence that is of
+        model.base_model.embeddings.register_forward_hook(lambda _, __, hidden: hidden + hidden.roll(1, dims=1))
+    reference = copy.deepcopy(model)
+    ranker = Ranker(model.train(training))
+    assert ranker.is_packed is not mixes
+    assert model.training is model.base_model.training is training
+    tokens = sequences(LENGTHS)
+    with torch.inference_mode():
+        theirs = stock_scores(reference, tokens)
+        torch.testing.assert_close(ranker.eval()(pack(tokens)), theirs, rtol=0, atol=1e-5)
+    if mixes:
+        assert model.config._attn_implementation == reference.config._attn_implementation
+
+
 def _with_labels(count: int) -> PreTrainedModel:
     from transformers import BertConfig, BertForSequenceClassification
 
@@ -194,12 +213,11 @@ def test_a_modernbert_decoder_is_read_at_its_last_token() -> None:
     assert theirs.std() > 0.1
 
 
-@pytest.mark.filterwarnings("ignore:.gradient_checkpointing_enable:FutureWarning")
 @pytest.mark.parametrize("family", ["bert", "llama", "modernbert"])
 def test_training_with_gradient_checkpointing_is_the_same(family: str) -> None:
     packed = pack(sequences(LENGTHS))
     plain, checkpointed = classifier(family, **_no_dropout(family)), classifier(family, **_no_dropout(family))
-    checkpointed.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    checkpointed.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     scores = [_train_once(model, packed) for model in (plain, checkpointed)]
     assert any(getattr(module, "gradient_checkpointing", False) for module in checkpointed.modules())
     torch.testing.assert_close(scores[0], scores[1], rtol=0, atol=1e-6)

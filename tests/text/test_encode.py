@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex, Tokenizer
+from tokenizers.decoders import ByteLevel as ByteLevelDecoder
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 from tokenizers.processors import TemplateProcessing
+from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
 from disranker.schema import Pair
@@ -185,3 +190,87 @@ def test_a_begin_token_that_the_tokenizer_does_not_put_is_not_put_by_us() -> Non
     (tokens,) = PairEncoder(tokenizer, get_template("plain"), max_tokens=32, max_query_tokens=16).encode([PAIRS[0]])
     assert tokens.ids.tolist().count(tokenizer.bos_token_id) == 1  # the end token, which it is too
     assert tokens.ids[-1] == tokenizer.bos_token_id
+
+
+# ------------------------------------------------------------------------------ prompts that end where an answer begins
+
+
+def test_a_prompt_for_a_label_ends_in_its_suffix_and_never_cuts_it() -> None:
+    template = get_template("label-en")
+    suffix = plain_ids(template.suffix)
+    assert len(suffix) > 3
+    for max_tokens in (150, 180, 600):
+        (tokens,) = encoder("label-en", max_tokens=max_tokens).encode([LONG])
+        assert tokens.ids[-len(suffix) :].tolist() == suffix
+        assert prompt_tokenizer().eos_token_id not in tokens.ids
+        assert len(tokens.ids) <= max_tokens
+        assert (tokens.num_cut > 0) is (max_tokens < 600)
+
+
+def with_chat_tokens() -> PreTrainedTokenizerFast:
+    """A byte-level tokenizer that splits as Qwen's does, with its chat tokens."""
+    tokenizer = Tokenizer(BPE())
+    words = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
+        r"\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+    tokenizer.pre_tokenizer = Sequence(
+        [Split(Regex(words), "isolated"), ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    texts = [
+        PUBLISHED_PREFIX,
+        PUBLISHED_SUFFIX,
+        *("?\n? .\n. red shoes running boots\n<Document>: 跑步" for _ in range(9)),
+    ]
+    tokenizer.decoder = ByteLevelDecoder()
+    special = ["<|im_start|>", "<|im_end|>", "<think>", "</think>"]
+    tokenizer.train_from_iterator(
+        texts, BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=ByteLevel.alphabet())
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|im_start|>")
+
+
+PUBLISHED_PREFIX = (
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
+    'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+)
+PUBLISHED_SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+CHAT = with_chat_tokens()
+BODIES = st.lists(
+    st.sampled_from(["red", "shoes?", "boots.", "\n", " ", "7", "跑步", "ünïcode", "a-b", "(", "1.5"]), max_size=10
+).map(" ".join)
+
+
+def published(pair: Pair, max_tokens: int) -> list[int]:
+    """The ids as the publishers of Qwen3-Reranker make them: three parts, of which the middle one is cut."""
+    prefix, suffix = (
+        CHAT(text, add_special_tokens=False)["input_ids"] for text in (PUBLISHED_PREFIX, PUBLISHED_SUFFIX)
+    )
+    body = (
+        "<Instruct>: Given a web search query, retrieve relevant passages that answer the query\n"
+        f"<Query>: {pair.query}\n<Document>: {document_text(pair.title, pair.summary)}"
+    )
+    room = max_tokens - len(prefix) - len(suffix)
+    middle = CHAT(body, add_special_tokens=False, truncation=True, max_length=room)["input_ids"]
+    return [*prefix, *middle, *suffix]
+
+
+@settings(max_examples=30, deadline=None)
+@given(pair=st.builds(Pair, BODIES, BODIES, BODIES), max_tokens=st.integers(330, 420))
+def test_a_published_prompt_has_the_publishers_ids(pair: Pair, max_tokens: int) -> None:
+    template = get_template("qwen3-reranker")
+    (tokens,) = PairEncoder(CHAT, template, max_tokens=max_tokens, max_query_tokens=300).encode([pair])
+    assert tokens.ids.tolist() == published(pair, max_tokens)
+    assert tokens.num_cut == len(published(pair, 10_000)) - len(tokens.ids)
+    assert CHAT.decode(tokens.ids[: tokens.second]) in f"{template.context(pair.query)} "
+
+
+def test_the_query_of_a_published_prompt_is_cut_to_its_budget() -> None:
+    pair = Pair("red shoes? " * 30, "boots", "跑步")
+    template = get_template("qwen3-reranker")
+    (tokens,) = PairEncoder(CHAT, template, max_tokens=600, max_query_tokens=4).encode([pair])
+    query = CHAT(pair.query, add_special_tokens=False)["input_ids"]
+    assert tokens.ids.tolist() == published(pair._replace(query=CHAT.decode(query[:4])), 600)
+    assert tokens.num_cut == len(query) - 4
+    with pytest.raises(ValueError, match="max_tokens = 60 leaves no room for text: 'qwen3-reranker' alone takes"):
+        PairEncoder(CHAT, template, max_tokens=60, max_query_tokens=4).encode([pair])

@@ -1,4 +1,4 @@
-"""Looking at the dev set while training, and at a saved bundle before it is trusted."""
+"""Looking at the dev set while training."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from disranker.data.batches import TextItems
 from disranker.data.readers import write_records
 from disranker.data.tokens import TokenTable, write_tokens
 from disranker.evaluation.measures import measure_run
-from disranker.models.bundle import save_bundle
 from disranker.models.language import LanguageModel
 from disranker.models.ranker import Ranker
 from disranker.models.scorer import Scorer
 from disranker.schema import Judgment, Pair
-from disranker.train.dev import check_reload, dev_evaluation, dev_likelihood
+from disranker.train.dev import dev_evaluation, dev_likelihood
 from tests import tiny
 
 ENCODER = tiny.encoder("pair")
@@ -76,33 +74,6 @@ def test_an_unknown_measure_is_refused_before_training(ranker: Ranker, tmp_path:
     path, _ = judged(tmp_path / "dev.parquet")
     with pytest.raises(ValueError, match="unknown measure 'nDGC@10'"):
         dev_evaluation(ranker, ENCODER, [path], "nDGC@10")
-
-
-# --- reload ---
-
-
-def test_a_bundle_that_scores_the_same_passes_and_training_goes_on(ranker: Ranker, tmp_path: Path) -> None:
-    save_bundle(tmp_path / "bundle", ranker.model, ENCODER, {})
-    assert check_reload(tmp_path / "bundle", ranker, ENCODER, tiny.PAIRS, "float32") < 1e-5
-    assert ranker.training  # with dropout again
-
-
-def test_a_bundle_that_scores_differently_is_refused(ranker: Ranker, tmp_path: Path) -> None:
-    save_bundle(tmp_path / "bundle", ranker.model, ENCODER, {})
-    file = tmp_path / "bundle" / "model.safetensors"
-    weights = load_file(file)
-    weights["classifier.weight"][0, 0] += 0.5
-    save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(RuntimeError, match="does not score as the trained model does: largest difference"):
-        check_reload(tmp_path / "bundle", ranker, ENCODER, tiny.PAIRS, "float32")
-
-
-def test_a_bundle_that_scores_nan_is_refused(ranker: Ranker, tmp_path: Path) -> None:
-    with torch.no_grad():
-        ranker.stock.classifier.weight.fill_(float("nan"))
-    save_bundle(tmp_path / "bundle", ranker.model, ENCODER, {})
-    with pytest.raises(RuntimeError, match="must not be used"):
-        check_reload(tmp_path / "bundle", ranker, ENCODER, tiny.PAIRS, "float32")
 
 
 # --- likelihood ---

@@ -12,7 +12,7 @@ import torch
 
 from disranker.config.parts import LoraConfig
 from disranker.data.batches import GroupBatch, GroupItems, fill_steps
-from disranker.models.build import merged_weights, wrap_lora
+from disranker.models.adapters import merged_weights, wrap_lora
 from disranker.models.ranker import Ranker
 from disranker.schema import stable_seed
 from tests.tiny_runs import largest_difference

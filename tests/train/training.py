@@ -17,7 +17,7 @@ from disranker.config.parts import ModelConfig, OptimConfig, TrainingConfig
 from disranker.config.rank import RankConfig
 from disranker.data.batches import GroupItems, TextItems
 from disranker.data.tokens import TokenTable, write_tokens
-from disranker.models.build import merged_weights
+from disranker.models.adapters import merged_weights
 from disranker.models.language import LanguageModel
 from disranker.models.ranker import Ranker
 from disranker.schema import Pair
