@@ -12,6 +12,7 @@ from ir_measures import Accuracy, nDCG
 
 from disranker.evaluation.measures import (
     PNR,
+    Rules,
     group_labels,
     group_scores,
     measure_name,
@@ -19,6 +20,7 @@ from disranker.evaluation.measures import (
     pnr,
     rank_documents,
 )
+from disranker.evaluation.pnr_measure import pair_rule_of, tie_rule_of
 from disranker.schema import Judgment
 
 
@@ -162,15 +164,17 @@ def test_reranking_a_cut_run_is_measured_with_the_full_judgments():
     assert measured.pairs == {"absent": (0, 0, 0), "q": (1, 1, 0)}  # a > b right, a > new (label 0) wrong
     assert measured.counts == {
         "num_queries": 2,
+        "num_queries_skipped": 0,
         "num_queries_missing": 1,
         "num_queries_without_relevant": 0,
         "num_queries_without_pairs": 1,
         "num_documents": 3,
         "num_unjudged": 1,
         "num_unscored": 3,
+        "num_tied_documents": 0,
     }
     with pytest.raises(ValueError, match=r"1 scored documents have no label.*'new'"):
-        measure_run(labels, scores, ("nDCG@3",), unjudged="error")
+        measure_run(labels, scores, ("nDCG@3",), rules=Rules(unjudged="error"))
 
 
 def test_negative_labels_have_no_gain():
@@ -197,7 +201,7 @@ def test_bad_input_is_refused_by_name(labels, scores, message):
         measure_run(labels, scores)
 
 
-@pytest.mark.parametrize("measure", ["nGCD@10", "nDCG@", "PNR(ties='win')", "nDCG(k=3)", "P"])
+@pytest.mark.parametrize("measure", ["nGCD@10", "nDCG@", "PNR(ties='win')", "nDCG(k=3)", "P", "nDCG@0", "PNR(gap=0)"])
 def test_unknown_measures_are_refused_by_name(measure):
     with pytest.raises(ValueError, match=measure[:3]):
         measure_run({"q": {"a": 1}}, {"q": {"a": 1.0}}, (measure,))
@@ -213,3 +217,71 @@ def test_grouping_refuses_what_comes_twice():
         group_scores(["q", "q"], ["b", "b"], [1.0, 2.0])
     with pytest.raises(ValueError, match="2 query_ids, 1 doc_ids"):
         group_scores(["q", "q"], ["b"], [1.0, 2.0])
+
+
+# --- PairAccuracy, macro averages and gaps ----------------------------------------------------------------------------
+
+# One query 3:1 right, one all right, one without pairs; in the first, the wrong pair is that of labels 1 and 0.
+PAIR_LABELS = {"a": {"x": 2, "y": 1, "z": 0, "w": 0}, "b": {"x": 1, "y": 0}, "c": {"x": 1}}
+PAIR_SCORES = {"a": {"x": 4.0, "z": 3.0, "y": 2.0, "w": 1.0}, "b": {"x": 1.0, "y": 0.0}, "c": {"x": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("measure", "expected"),
+    [
+        ("PNR", 5 / 1),
+        ("PNR(avg='macro')", 4.0),  # b is infinite, c has no pair
+        ("PNR(gap=2)", math.inf),
+        ("PNR(gap=3)", math.nan),
+        ("PairAccuracy", (4 / 5 + 1) / 2),
+        ("PairAccuracy(avg='micro')", 5 / 6),
+        ("PairAccuracy(gap=2)", 1.0),
+    ],
+)
+def test_pair_measures_by_hand_in_measure_run_and_in_ir_measures(measure, expected):
+    found = measure_run(PAIR_LABELS, PAIR_SCORES, [measure])
+    assert found.aggregate[measure] == pytest.approx(expected, nan_ok=True)
+    parsed = ir_measures.parse_measure(measure)
+    assert str(parsed) == measure
+    assert ir_measures.calc_aggregate([parsed], PAIR_LABELS, PAIR_SCORES)[parsed] == pytest.approx(
+        expected, nan_ok=True
+    )
+
+
+def test_macro_equals_that_of_pnr_and_only_perfect_queries_are_infinite():
+    labels, scores = make_set(21, num_docs=4)
+    expected = pnr(*columns(labels, scores), ties="discordant").macro
+    measure = "PNR(ties='discordant',avg='macro')"
+    assert measure_run(labels, scores, [measure]).aggregate[measure] == pytest.approx(expected, rel=1e-12)
+    perfect = measure_run({"q": {"a": 1, "b": 0}}, {"q": {"a": 1.0, "b": 0.0}}, ["PNR(avg='macro')"])
+    assert perfect.aggregate["PNR(avg='macro')"] == math.inf
+
+
+def test_pair_accuracy_is_their_accuracy_on_binary_labels_without_ties():
+    labels, scores = make_set(31, levels=2)
+    found = measure_run(labels, scores, ["PairAccuracy", "Accuracy"])
+    assert found.per_query["PairAccuracy"] == pytest.approx(found.per_query["Accuracy"], abs=1e-12)
+
+
+def test_terms_add_up_to_the_aggregate():
+    labels, scores = make_set(22, decimals=0)
+    for measure in ("PNR(ties='ignore')", "PNR(avg='macro')", "PairAccuracy", "PairAccuracy(avg='micro')"):
+        found = measure_run(labels, scores, [measure])
+        rule = pair_rule_of(measure)
+        terms = np.array([rule.terms(counts) for counts in found.pairs.values()]).sum(axis=0)
+        assert found.aggregate[measure] == pytest.approx(terms[0] / terms[1], rel=1e-12)
+    assert pair_rule_of("nDCG@5") is None
+
+
+def test_tie_rule_is_that_of_the_pooled_pnr_alone():
+    assert (tie_rule_of("PNR"), tie_rule_of("PNR(ties='ignore')")) == ("half", "ignore")
+    assert [tie_rule_of(name) for name in ("nDCG@5", "PNR(avg='macro')", "PairAccuracy")] == [None] * 3
+    for pooled in ("PairAccuracy(avg='micro')", "PNR(gap=2)"):
+        with pytest.raises(ValueError, match="pooled over pairs that cannot be resampled"):
+            tie_rule_of(pooled)
+
+
+def test_a_query_with_negative_labels_alone_does_not_hang_other_libraries():
+    for _ in range(20):  # what pytrec_eval made of it depended on the memory that it found
+        found = measure_run({"q": {"a": -1}}, {"q": {"b": 0.0, "c": 1.0, "d": -1.0}}, ["Rprec", "nDCG(gains={1:2})@2"])
+        assert set(found.aggregate.values()) == {0.0}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from disranker.evaluation.pairs import PairCounts, count_pairs, pnr
+from disranker.evaluation.pairs import PairCounts, count_pairs, count_query_pairs, pnr, pnr_by_gap
 
 
 def brute_force(labels, scores):
@@ -106,3 +106,75 @@ def test_no_rows_and_unknown_tie_rule_are_refused():
         pnr([], [], [])
     with pytest.raises(ValueError, match="half, discordant, ignore"):
         pnr(["q"], [1], [1.0], ties="win")
+
+
+# --- pairs by gap -----------------------------------------------------------------------------------------------------
+
+
+def brute_force_gap(labels, scores, gap, exactly):
+    wanted = [
+        (i, j)
+        for i in range(len(labels))
+        for j in range(i + 1, len(labels))
+        if (abs(labels[i] - labels[j]) == gap if exactly else abs(labels[i] - labels[j]) >= gap)
+    ]
+    products = [(labels[i] - labels[j]) * (scores[i] - scores[j]) for i, j in wanted]
+    return PairCounts(sum(p > 0 for p in products), sum(p < 0 for p in products), sum(p == 0 for p in products))
+
+
+rows = st.lists(st.tuples(st.integers(0, 2), st.integers(-1, 4), st.integers(-3, 3)), min_size=1, max_size=20)
+
+
+@settings(max_examples=100, deadline=None)
+@given(rows, st.integers(1, 4), st.booleans())
+def test_counts_of_many_queries_equal_brute_force_at_each_gap(rows, gap, exactly):
+    ordered = sorted(rows, key=lambda row: (row[0], -row[2]))
+    queries, labels, scores = (np.array(column) for column in zip(*ordered, strict=True))
+    starts = np.searchsorted(queries, np.arange(4))  # query 3 is always empty
+    counts = count_query_pairs(labels, scores, starts, gap, exactly)
+    for query, found in enumerate(counts.tolist()):
+        here = queries == query
+        assert tuple(found) == brute_force_gap(labels[here].tolist(), scores[here].tolist(), gap, exactly)
+
+
+@settings(max_examples=50, deadline=None)
+@given(rows)
+def test_pnr_by_gap_equals_brute_force_and_adds_up_to_pnr(rows):
+    queries, labels, scores = ([row[column] for row in rows] for column in range(3))
+    records = pnr_by_gap([str(query) for query in queries], labels, scores, ties="ignore")
+    assert [record.gap for record in records] == sorted({record.gap for record in records})
+    for record in records:
+        for exactly, found in ((True, record.pairs_exactly), (False, record.pairs_at_least)):
+            parts = [
+                brute_force_gap(*zip(*[row[1:] for row in rows if row[0] == query], strict=True), record.gap, exactly)
+                for query in set(queries)
+            ]
+            assert found == tuple(sum(column) for column in zip(*parts, strict=True))
+        assert record.exactly == pytest.approx(record.pairs_exactly.pnr("ignore"), nan_ok=True)
+    whole = pnr([str(query) for query in queries], labels, scores, ties="ignore")
+    if records:
+        assert records[0].at_least == pytest.approx(whole.micro, nan_ok=True)
+    else:
+        assert whole.num_queries_without_pairs == whole.num_queries
+
+
+def test_pnr_by_gap_by_hand():
+    # (3,2) wrong, (3,0) right, (2,0) right: gaps 1, 3, 2
+    near, middle, far = pnr_by_gap(["q"] * 3, [3, 2, 0], [2.0, 3.0, 1.0])
+    assert (near.gap, near.exactly, near.at_least, near.pairs_exactly) == (1, 0.0, 2.0, (0, 1, 0))
+    assert (middle.gap, middle.exactly, middle.at_least, middle.pairs_at_least) == (2, math.inf, math.inf, (2, 0, 0))
+    assert (far.gap, far.pairs_at_least) == (3, (1, 0, 0))
+    assert pnr_by_gap(["q", "r"], [1, 0], [1.0, 0.0]) == ()
+    assert [record.gap for record in pnr_by_gap(["q", "q"], [10**9, 0], [1.0, 0.0])] == [10**9]
+    with pytest.raises(ValueError, match="labels must be whole numbers"):
+        pnr_by_gap(["q", "q"], [0.5, 0], [1.0, 0.0])
+
+
+def test_unsigned_scores_are_compared_as_numbers():
+    assert pnr(["q"] * 3, [2, 1, 0], np.array([200, 100, 0], dtype=np.uint8)).per_query == {"q": (3, 0, 0)}
+
+
+def test_accuracy_is_the_share_of_pairs_in_the_right_order():
+    assert [PairCounts(2, 1, 1).accuracy(ties) for ties in ("half", "discordant", "ignore")] == [2.5 / 4, 2 / 4, 2 / 3]
+    assert math.isnan(PairCounts(0, 0, 0).accuracy())
+    assert math.isnan(PairCounts(0, 0, 2).accuracy("ignore"))
