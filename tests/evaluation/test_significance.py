@@ -1,14 +1,18 @@
-"""The paired tests against scipy and exact cases, and their behaviour when there is nothing to find."""
+"""Comparisons of two systems: the paired tests, Good / Same / Bad, Holm, and what happens when nothing differs."""
 
+import json
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from disranker.evaluation.measures import Measured, measure_run
 from disranker.evaluation.pairs import PairCounts
-from disranker.evaluation.significance import bootstrap_interval, compare, measure_interval, randomisation_test
+from disranker.evaluation.significance import Comparison, GoodSameBad, compare, correct_holm, holm, measure_interval
 
 
 def measured(values=None, pairs=None):
@@ -18,68 +22,6 @@ def measured(values=None, pairs=None):
         return Measured({"PNR": 0.0}, {"PNR": {query: counts.pnr() for query, counts in named.items()}}, named, {})
     per_query = {f"q{index:03}": float(value) for index, value in enumerate(values)}
     return Measured({"nDCG@10": float(np.mean(values))}, {"nDCG@10": per_query}, {}, {})
-
-
-def test_exact_test_by_hand():
-    # all eight flips of (1, 2, 3): only +6 and -6 reach |mean| = 2
-    assert randomisation_test(np.array([1.0, 2.0, 3.0])) == 2 / 8
-    assert randomisation_test(np.array([1.0, 2.0, 3.0, 0.0, 0.0])) == 2 / 8
-    assert randomisation_test(np.array([0.1, 0.2, -0.3])) == 1.0
-    assert randomisation_test(np.zeros(5)) == 1.0
-
-
-def test_exact_test_equals_scipy():
-    differences = np.random.default_rng(0).normal(0.4, 1, size=10)
-    reference = stats.permutation_test(
-        (differences, np.zeros(10)),
-        lambda a, b, axis: np.mean(a - b, axis=axis),
-        permutation_type="samples",
-        n_resamples=np.inf,
-    )
-    assert randomisation_test(differences) == pytest.approx(reference.pvalue, abs=1e-12)
-
-
-def test_sampled_test_is_near_scipy_and_repeats_with_its_seed():
-    differences = np.random.default_rng(1).normal(0.2, 1, size=80)
-    exact_enough = stats.permutation_test(
-        (differences, np.zeros(80)),
-        lambda a, b, axis: np.mean(a - b, axis=axis),
-        permutation_type="samples",
-        n_resamples=20_000,
-        vectorized=True,
-        rng=np.random.default_rng(5),
-    ).pvalue
-    found = randomisation_test(differences, seed=3)
-    assert found == pytest.approx(exact_enough, abs=0.015)
-    assert randomisation_test(differences, seed=3) == found
-    assert randomisation_test(differences, seed=4) != found
-
-
-def test_the_smallest_sampled_p_is_one_over_samples_plus_one():
-    assert randomisation_test(np.ones(60), samples=999) == 1 / 1000
-
-
-def test_p_values_are_uniform_when_nothing_differs():
-    rng = np.random.default_rng(2)
-    p_values = [randomisation_test(rng.normal(size=25), samples=200, seed=seed) for seed in range(300)]
-    assert stats.kstest(p_values, "uniform").pvalue > 0.01
-    assert np.mean(np.array(p_values) <= 0.05) == pytest.approx(0.05, abs=0.035)
-
-
-def test_interval_is_near_the_normal_one():
-    values = np.random.default_rng(4).normal(1.0, 2.0, size=200)
-    low, high = bootstrap_interval(values)
-    error = values.std(ddof=1) / math.sqrt(200)
-    assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.04)
-    assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.04)
-    narrow = bootstrap_interval(values, confidence=0.5)
-    assert low < narrow[0] < narrow[1] < high
-
-
-def test_interval_covers_the_truth_about_as_often_as_it_says():
-    rng = np.random.default_rng(6)
-    intervals = [bootstrap_interval(rng.normal(size=50), samples=300, seed=seed) for seed in range(300)]
-    assert np.mean([low <= 0 <= high for low, high in intervals]) == pytest.approx(0.94, abs=0.035)
 
 
 def test_compare_counts_wins_and_is_antisymmetric():
@@ -154,5 +96,89 @@ def test_what_cannot_be_compared_is_refused():
         compare(measured([1, 2]), measured([1, 2]), "PNR", names=("new", "old"))
     with pytest.raises(ValueError, match="samples=0"):
         compare(measured(range(20)), measured(np.ones(20)), "nDCG@10", samples=0)
-    with pytest.raises(ValueError, match="confidence"):
-        bootstrap_interval(np.ones(3), confidence=95)
+    with pytest.raises(ValueError, match="confidence=95"):
+        compare(measured([1, 2]), measured([1, 1]), "nDCG@10", confidence=95)
+
+
+def test_paired_t_test_and_effect_size_are_those_of_scipy():
+    a, b = np.random.default_rng(10).uniform(size=(2, 25))
+    found = compare(measured(a), measured(b), "nDCG@10", samples=100)
+    reference = stats.ttest_rel(a, b)
+    assert found.t_statistic == pytest.approx(reference.statistic)
+    assert found.t_p_value == pytest.approx(reference.pvalue)
+    assert found.effect_size == pytest.approx((a - b).mean() / (a - b).std(ddof=1))
+    far = compare(measured(a + 1000), measured(b), "nDCG@10", samples=100)
+    assert far.t_p_value == pytest.approx(stats.ttest_rel(a + 1000, b).pvalue, rel=1e-6)
+
+
+def test_t_test_without_spread_without_queries_and_of_a_pooled_ratio():
+    same = compare(measured([0.5, 0.2]), measured([0.5, 0.2]), "nDCG@10")
+    assert (same.t_statistic, same.t_p_value, same.effect_size) == (0.0, 1.0, 0.0)
+    alike = compare(measured([0.1, 0.3]), measured([0.2, 0.4]), "nDCG@10")
+    assert (alike.t_statistic, alike.t_p_value, alike.effect_size) == (-math.inf, 0.0, -math.inf)
+    one = compare(measured([0.5]), measured([0.2]), "nDCG@10")
+    assert (one.t_statistic, one.t_p_value, one.effect_size) == (None, None, None)
+    pooled = compare(measured(pairs=[(3, 1, 0), (2, 2, 0)]), measured(pairs=[(2, 2, 0), (1, 3, 0)]), "PNR")
+    assert (pooled.t_statistic, pooled.t_p_value, pooled.effect_size) == (None, None, None)
+
+
+def test_a_query_without_a_value_is_in_no_mean():
+    macro = "PNR(avg='macro')"
+    values = {"a": [2.0, math.inf, 1.0, math.nan], "b": [1.0, 3.0, 1.0, math.nan]}
+    a, b = (
+        Measured({}, {macro: {f"q{at}": value for at, value in enumerate(values[name])}}, {}, {}) for name in ("a", "b")
+    )
+    found = compare(a, b, macro)
+    assert found.delta == pytest.approx(1.5 - 5 / 3)  # the perfect query is in the mean of b alone
+    assert (found.wins, found.ties, found.losses) == (2, 2, 0)
+    assert found.t_statistic == pytest.approx(stats.ttest_rel([2.0, 1.0], [1.0, 1.0]).statistic)
+
+
+def test_good_same_bad():
+    a, b = measured([0.55, 0.5, 0.49, 0.2, 0.9]), measured([0.5, 0.55, 0.5, 0.2, 0.1])
+    found = compare(a, b, "nDCG@10", gsb_threshold=0.05).good_same_bad
+    assert found == GoodSameBad(threshold=0.05, good=2, same=2, bad=1, figure=1 / 5)
+    back = compare(b, a, "nDCG@10", gsb_threshold=0.05).good_same_bad
+    assert (back.good, back.bad, back.figure) == (1, 2, -1 / 5)
+    assert compare(a, b, "nDCG@10", gsb_threshold=0.5).good_same_bad == GoodSameBad(0.5, 1, 4, 0, 1 / 5)
+    # shares of pairs in the right order: 0.75 against 0.5, 0.5 against 0.5, and no pair at all
+    pairs = [measured(pairs=[(3, 1, 0), (1, 1, 2), (0, 0, 0)]), measured(pairs=[(2, 2, 0), (2, 2, 0), (0, 0, 0)])]
+    assert compare(*pairs, "PNR", gsb_threshold=0.25).good_same_bad == GoodSameBad(0.25, 1, 2, 0, 1 / 3)
+    with pytest.raises(ValueError, match="gsb_threshold=0"):
+        compare(a, b, "nDCG@10", gsb_threshold=0)
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.5]) == [1.0, 1.0]
+    assert holm([0.2]) == [0.2]
+    assert holm([]) == []
+    with pytest.raises(ValueError, match=r"1 p-values are not in \[0, 1\], first nan"):
+        holm([0.1, math.nan])
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0.01, 0.5))
+def test_holm_rejects_what_the_step_down_procedure_rejects(p_values, alpha):
+    expected = [False] * len(p_values)
+    for step, place in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        if (len(p_values) - step) * p_values[place] > alpha:
+            break
+        expected[place] = True
+    assert [value <= alpha for value in holm(p_values)] == expected
+
+
+def test_every_measure_is_a_family():
+    p_values = {"nDCG@10": [0.01, 0.02], "PNR": [0.03]}
+    given_ones = [
+        Comparison(f"s{at}", "base", measure, 0.0, p_value, (0.0, 0.0), 0, 0, 0, 1)
+        for measure, values in p_values.items()
+        for at, p_value in enumerate(values)
+    ]
+    corrected = correct_holm(given_ones[::-1])
+    assert [(each.measure, each.p_holm) for each in corrected] == [("PNR", 0.03), ("nDCG@10", 0.02), ("nDCG@10", 0.02)]
+    assert [each.a for each in corrected] == [each.a for each in given_ones[::-1]]
+
+
+def test_a_comparison_is_json():
+    found = compare(measured([0.5, 0.2, 0.9]), measured([0.1, 0.3, 0.5]), "nDCG@10")
+    assert json.loads(json.dumps(asdict(found), allow_nan=False))["good_same_bad"]["good"] == 2
