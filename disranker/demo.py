@@ -1,8 +1,8 @@
 """The demo: the whole way on the built-in world, from a click log to an exported student with a report.
 
-Every step runs a stage by its own command line, which is printed; only the tokenizers are made here.  The two students
-have the same model, optimizer, steps and dev set, and so have the two teachers.  The world and the sizes below were
-settled while looking at results of seed 0 (RESULTS.md says how).
+Every step does what the command line says that is printed.  The two students have the same model, steps and dev set,
+and each the best of an equal grid of learning rates; the two teachers have the same of everything.  The world and the
+sizes below were settled while looking at results of seed 0 (RESULTS.md says how).
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import argparse
 import shlex
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +29,6 @@ DOCS_PER_QUERY = 12
 CANDIDATE_QUERIES = 4_000
 CANDIDATE_DOCS = 8
 VOCAB_SIZE = 3_000
-TOKENIZER_CLICKS = 10_000
 
 
 def main(argv: Sequence[str]) -> int:
@@ -62,12 +60,15 @@ def main(argv: Sequence[str]) -> int:
 
 def make_world(console: Console, out: Path, seed: int, language: Language) -> None:
     """Write the world and the two tokenizers."""
+    from disranker.data.vocabularies import write_tokenizers
     from disranker.data.world import write_world
-    from disranker.text.vocabulary import train_pair_tokenizer, train_prompt_tokenizer
 
+    sizes = [f"--judged_{split} {number}" for split, number in JUDGED_QUERIES.items()]
+    sizes += [f"--docs_per_query {DOCS_PER_QUERY}", f"--candidate_queries {CANDIDATE_QUERIES}"]
+    sizes += [f"--candidate_docs {CANDIDATE_DOCS}", f"--tokenizers {out / 'tokenizers'}", f"--vocab_size {VOCAB_SIZE}"]
     command = f"disranker world --out {out / 'world'} --rows {NUM_CLICKS} --language {language} --seed {seed}"
     console.rule("[bold]world[/]", align="left")
-    console.print(command, style="dim", markup=False, soft_wrap=True)
+    console.print(" ".join([command, *sizes]), style="dim", markup=False, soft_wrap=True)
     began = time.monotonic()
     write_world(
         out / "world",
@@ -79,17 +80,8 @@ def make_world(console: Console, out: Path, seed: int, language: Language) -> No
         docs_per_query=DOCS_PER_QUERY,
         candidate_docs=CANDIDATE_DOCS,
     )
-    train_prompt_tokenizer(clicked_texts(out), VOCAB_SIZE).save_pretrained(out / "tokenizers" / "decoder")
-    train_pair_tokenizer(clicked_texts(out), VOCAB_SIZE).save_pretrained(out / "tokenizers" / "encoder")
+    write_tokenizers(out / "world" / "clicks.parquet", out / "tokenizers", VOCAB_SIZE)
     console.print(f"[dim]{clock(time.monotonic() - began)}[/]")
-
-
-def clicked_texts(out: Path) -> Iterator[str]:
-    """The texts that the tokenizers are made from."""
-    from disranker.data.readers import read_clicks
-
-    for click in islice(read_clicks(out / "world" / "clicks.parquet"), TOKENIZER_CLICKS):
-        yield from (click.query, click.title, click.summary)
 
 
 def steps(out: Path, seed: int) -> list[tuple[str, list[str]]]:

@@ -68,11 +68,12 @@ class _Walk:
     """Marks a validation run of `parse`, and keeps what is sound of the part that failed last."""
 
     failed_part: Settings | None = None
+    look_at_inputs: bool = True
 
 
 def _check_exists(path: Path, info: ValidationInfo) -> Path:
     # Only `parse` looks at the disk: a config that is read back from a bundle may stand on another machine.
-    if isinstance(info.context, _Walk) and not path.exists():
+    if isinstance(info.context, _Walk) and info.context.look_at_inputs and not path.exists():
         raise PydanticCustomError("input_missing", "there is no such file or folder")
     return path
 
@@ -109,8 +110,11 @@ class Settings(BaseModel):
             sys.exit(2)
 
     @classmethod
-    def parse(cls, argv: Sequence[str]) -> Self:
-        """The settings of `--config FILE.yaml` and dotted overrides; raises `SettingsError` with every fault."""
+    def parse(cls, argv: Sequence[str], *, look_at_inputs: bool = True) -> Self:
+        """The settings of `--config FILE.yaml` and dotted overrides; raises `SettingsError` with every fault.
+
+        Without `look_at_inputs` the inputs may be missing yet: a plan is checked before its first step has run.
+        """
         config_files, overrides, faults = _split_arguments(argv)
         tree: dict[str, Any] = {}
         origins: Origins = {}
@@ -126,7 +130,7 @@ class Settings(BaseModel):
         for name, text in overrides:
             faults += _apply_override(cls, tree, origins, name, text)
         try:
-            settings = cls.model_validate(tree, context=_Walk())
+            settings = cls.model_validate(tree, context=_Walk(look_at_inputs=look_at_inputs))
         except ValidationError as error:
             for details in error.errors(include_url=False):
                 # Without its file, a config lacks things that nobody forgot, and breaks rules that it may well keep.

@@ -295,6 +295,12 @@ def test_input_paths_are_not_looked_for_outside_of_parse() -> None:
     assert Teacher(path=Path("/no/such/a")).path == Path("/no/such/a")
 
 
+def test_a_plan_is_parsed_before_its_inputs_are_there() -> None:
+    assert Teacher.parse(["--path", "/no/such/a"], look_at_inputs=False).path == Path("/no/such/a")
+    with pytest.raises(SettingsError, match="pth = x: no such field"):
+        Teacher.parse(["--path", "/no/such/a", "--pth", "x"], look_at_inputs=False)
+
+
 def test_broken_rules_of_parts_and_of_the_whole_come_together() -> None:
     assert faults_of(
         *REQUIRED, "--model.kind=encoder", "--model.lora.alpha", "999", "--seed", "13", "--optim.steps", "2"
