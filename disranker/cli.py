@@ -11,6 +11,7 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import disranker
 from disranker.launch import STAGES, run_stage, stage_script
@@ -87,6 +88,13 @@ def _world(argv: list[str]) -> int:
     parser.add_argument("--judged_test", type=_count, default=300, help="judged queries to report on")
     parser.add_argument("--candidate_queries", type=_count, default=2000, help="queries with unjudged candidates")
     parser.add_argument("--docs_per_query", type=_count, default=20, help="documents of a judged or unjudged query")
+    parser.add_argument(
+        "--candidate_docs", type=_count, help="documents of an unjudged query, where they are not as many"
+    )
+    parser.add_argument(
+        "--tokenizers", metavar="DIR", help="also train tokenizers on the clicks: DIR/decoder, DIR/encoder"
+    )
+    parser.add_argument("--vocab_size", type=_count, default=3000, help="tokens of each of them")
     args = parser.parse_args(argv)
 
     from disranker.data.world import write_world
@@ -99,7 +107,12 @@ def _world(argv: list[str]) -> int:
         judged_queries={"train": args.judged_train, "dev": args.judged_dev, "test": args.judged_test},
         candidate_queries=args.candidate_queries,
         docs_per_query=args.docs_per_query,
+        candidate_docs=args.candidate_docs,
     )
+    if args.tokenizers:
+        from disranker.data.vocabularies import write_tokenizers
+
+        write_tokenizers(Path(args.out) / "clicks.parquet", Path(args.tokenizers), args.vocab_size)
     print(f"wrote {args.rows} clicks and {len(world)} facts about the world (world.json) to {args.out}")
     return 0
 
@@ -161,6 +174,85 @@ def _import(argv: list[str]) -> int:
     return 0
 
 
+def _adopt(argv: list[str]) -> int:
+    parser = _parser("adopt")
+    parser.add_argument("model", metavar="MODEL", help="folder, hub name, or package:PACKAGE/FOLDER")
+    parser.add_argument("--out", required=True, help="folder of the bundle to write")
+    parser.add_argument(
+        "--head",
+        choices=("last-token", "expected-label", "yes-no"),
+        default="last-token",
+        help="last-token keeps the score head of a trained classifier; the others read a language model's answer",
+    )
+    parser.add_argument("--template", help="format of the texts; none takes the one that goes with the head")
+    parser.add_argument("--max_tokens", type=_count, default=512, help="tokens of a whole pair")
+    parser.add_argument("--max_query_tokens", type=_count, default=64, help="tokens of the query in a prompt")
+    parser.add_argument("--label_tokens", nargs="+", help="labels from the worst to the best; none takes 0 to 4")
+    parser.add_argument("--yes_no_tokens", nargs=2, metavar=("YES", "NO"), help="answers; none takes yes and no")
+    args = parser.parse_args(argv)
+    tokens = {name: value for name in ("label_tokens", "yes_no_tokens") if (value := getattr(args, name)) is not None}
+
+    from pydantic import ValidationError
+
+    from disranker.config.parts import ModelConfig, TextConfig
+    from disranker.launch import hush
+    from disranker.models.adopt import adopt
+
+    hush()
+    text = {"template": args.template, "max_tokens": args.max_tokens, "max_query_tokens": args.max_query_tokens}
+    try:
+        settings = ModelConfig(name=args.model, head=args.head, **tokens), TextConfig.model_validate(text)
+    except ValidationError as error:
+        print("\n".join(f"disranker adopt: {fault['msg']}" for fault in error.errors()), file=sys.stderr)
+        return 2
+    try:
+        about = adopt(args.out, *settings)
+    except (ValueError, OSError) as error:
+        print(f"disranker adopt: {error}", file=sys.stderr)
+        return 1
+    print(f"wrote {args.out}: {about}")
+    return 0
+
+
+def _store(argv: list[str]) -> int:
+    parser = _parser("store")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, what, several in (
+        ("info", "print teacher, counts, distribution and health", True),
+        ("verify", "check every file and row; exit code 1 and each fault by name where one is wrong", True),
+        ("merge", "make one store of several, of one teacher over different inputs", True),
+        ("export-trec", "write the scores as a TREC run", False),
+    ):
+        action = actions.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".", allow_abbrev=False)
+        action.add_argument("stores", nargs="+" if several else 1, metavar="DIR", help="folder of a store")
+        if name in ("merge", "export-trec"):
+            action.add_argument("--out", required=True, help="folder to write" if several else "file to write")
+    args = parser.parse_args(argv)
+    folders = [Path(folder) for folder in args.stores]
+
+    from disranker.teacher.audit import export_run, find_faults, info_lines
+
+    try:
+        if args.action == "info":
+            print("\n\n".join("\n".join(info_lines(folder)) for folder in folders))
+        elif args.action == "verify":
+            faults = {folder: find_faults(folder) for folder in folders}
+            for folder, found in faults.items():
+                print("\n".join([*(f"{folder}: {fault}" for fault in found), f"{folder}: {len(found)} faults"]))
+            return int(any(faults.values()))
+        elif args.action == "merge":
+            from disranker.teacher.merge import merge_stores
+
+            manifest = merge_stores(folders, Path(args.out))
+            print(f"wrote {args.out}: {manifest['num_pairs']:,} scores of {manifest['num_candidates']:,} candidates")
+        else:
+            print(f"wrote {args.out}: {export_run(folders[0], Path(args.out)):,} lines")
+    except ValueError as error:
+        print(f"disranker store: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 def _demo(argv: list[str]) -> int:
     from disranker.demo import main as run_demo
 
@@ -171,6 +263,8 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "world": (_world, "write a search world: clicks, judged pairs, candidates"),
     "check": (_check, "count what inputs hold and name every fault with its line"),
     "import": (_import, "turn other layouts into the files that the stages read"),
+    "adopt": (_adopt, "make a bundle of a published reranker, without training"),
+    "store": (_store, "look at, check, merge and export stores of teacher scores"),
     "demo": (_demo, "run all stages on a small search world, from clicks to report"),
 }
 """Command -> what runs it, and what it does."""

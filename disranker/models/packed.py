@@ -5,13 +5,16 @@ with transformers keeps every sequence to itself, so stock model code (BERT, RoB
 unchanged.  On CUDA in half precision it is torch's variable-length attention; elsewhere one
 `scaled_dot_product_attention` per run of equally long sequences, without a mask.
 
+Sequences of a decoder that begin alike may share that prefix: its tokens then stand once, and what follows it in each
+sequence attends to the prefix and to itself (`pack_shared`).
+
 Shapes: B sequences, T tokens in all, A attention heads, D head width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -29,6 +32,20 @@ _NOT_PLAIN = ("position_bias", "s_aux", "sinks", "softcap")
 
 
 @dataclass(frozen=True, slots=True)
+class SharedPrefix:
+    """Sequences with one prefix in a row: the tokens of the prefix, then those that follow it in each sequence."""
+
+    prefix: int
+    """tokens of the prefix"""
+    suffixes: tuple[int, ...]
+    """tokens of each sequence after the prefix"""
+    padded: Tensor
+    """[sequences * longest suffix] int64: the suffixes' rows as a padded batch, row 0 where a suffix is over"""
+    kept: Tensor
+    """[sum of suffixes] int64: where in that batch the rows are that are no padding"""
+
+
+@dataclass(frozen=True, slots=True)
 class Packed:
     """B sequences in one row of T tokens, sorted by length so that equally long ones stand together."""
 
@@ -39,11 +56,13 @@ class Packed:
     token_type_ids: Tensor
     """[1, T] int64, 1 from the document on"""
     cu_seqlens: Tensor
-    """[B + 1] int32, where each sequence begins; the last entry is T"""
+    """[B + 1] int32, where each sequence begins; the last entry is T.  With shared prefixes: where each one ends."""
     order: Tensor
     """[B] int64: sequence i of the row is sequence order[i] of the caller"""
     runs: tuple[tuple[int, int], ...]
-    """(number of sequences, their length) for each run of equally long sequences"""
+    """(number of sequences, their length) for each run of equally long sequences; none with shared prefixes"""
+    shared: tuple[SharedPrefix, ...] = ()
+    """the prefixes that stand once for several sequences, in the order of the row; empty where nothing is shared"""
 
     @property
     def num_sequences(self) -> int:
@@ -61,7 +80,8 @@ class Packed:
         """The same batch on another device."""
         tensors = (self.input_ids, self.position_ids, self.token_type_ids, self.cu_seqlens, self.order)
         input_ids, position_ids, token_type_ids, cu_seqlens, order = (tensor.to(device) for tensor in tensors)
-        return Packed(input_ids, position_ids, token_type_ids, cu_seqlens, order, self.runs)
+        shared = tuple(replace(one, padded=one.padded.to(device), kept=one.kept.to(device)) for one in self.shared)
+        return Packed(input_ids, position_ids, token_type_ids, cu_seqlens, order, self.runs, shared)
 
 
 def pack(sequences: Sequence[Tokens]) -> Packed:
@@ -82,6 +102,47 @@ def pack(sequences: Sequence[Tokens]) -> Packed:
         cu_seqlens=torch.from_numpy(starts.astype(np.int32)),
         order=torch.from_numpy(order),
         runs=tuple((len(list(run)), length) for length, run in groupby(lengths.tolist())),
+    )
+
+
+def pack_shared(sequences: Sequence[Tokens], groups: Sequence[tuple[int, Sequence[int]]]) -> Packed:
+    """Pack sequences so that each prefix stands once; a group is (tokens of its prefix, its sequences by index).
+
+    Every sequence is in one group, and is longer than the prefix.
+    """
+    ids, positions, types, ends, shared = [], [], [], [0], []
+    num_tokens = 0
+    for prefix, members in groups:
+        suffixes = tuple(len(sequences[index].ids) - prefix for index in members)
+        assert min(suffixes) > 0, "a sequence must be longer than the prefix that it shares"
+        for at, index in enumerate(members):
+            tokens = sequences[index]
+            begin = prefix if at else 0
+            position = np.arange(begin, len(tokens.ids))
+            ids.append(tokens.ids[begin:])
+            positions.append(position)
+            types.append(position >= tokens.second)
+            num_tokens += len(position)
+            ends.append(num_tokens)
+        shared.append(_share(prefix, suffixes))
+    return Packed(
+        input_ids=torch.from_numpy(np.concatenate(ids).astype(np.int64))[None],
+        position_ids=torch.from_numpy(np.concatenate(positions))[None],
+        token_type_ids=torch.from_numpy(np.concatenate(types).astype(np.int64))[None],
+        cu_seqlens=torch.tensor(ends, dtype=torch.int32),
+        order=torch.tensor([index for _, members in groups for index in members]),
+        runs=(),
+        shared=tuple(shared),
+    )
+
+
+def _share(prefix: int, suffixes: tuple[int, ...]) -> SharedPrefix:
+    lengths = np.array(suffixes)
+    column = np.arange(lengths.max())
+    real = column < lengths[:, None]
+    padded = np.where(real, (np.cumsum(lengths) - lengths)[:, None] + column, 0)
+    return SharedPrefix(
+        prefix, suffixes, torch.from_numpy(padded.ravel()), torch.from_numpy(np.flatnonzero(real.ravel()))
     )
 
 
@@ -114,7 +175,11 @@ def packed_attention(
         raise ValueError(f"{type(module).__name__} wants {', '.join(wanted)}, which packed attention does not have")
     causal = bool(getattr(module, "is_causal", False)) if is_causal is None else is_causal
     query_TAD, key_TAD, value_TAD = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and dropout == 0.0:
+    if packed.shared:
+        if sliding_window is not None or dropout or not causal:
+            raise ValueError(f"{type(module).__name__} wants more than causal attention: its prefixes cannot be shared")
+        attended = _by_prefixes(query_TAD, key_TAD, value_TAD, packed, scaling)
+    elif query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and dropout == 0.0:
         attended = _varlen(query_TAD, key_TAD, value_TAD, packed, scaling, causal, sliding_window)
     else:
         attended = _by_runs(query_TAD, key_TAD, value_TAD, packed, scaling, causal, sliding_window, dropout)
@@ -180,6 +245,39 @@ def _by_runs(
             enable_gqa=query_TAD.shape[1] != key_TAD.shape[1],
         )
         attended.append(out.transpose(1, 2).flatten(0, 1))
+    return torch.cat(attended)
+
+
+def _by_prefixes(
+    query_TAD: Tensor, key_TAD: Tensor, value_TAD: Tensor, packed: Packed, scaling: float | None
+) -> Tensor:
+    """Causal attention where the tokens after a shared prefix see the prefix and, of its sequences, their own."""
+    grouped = query_TAD.shape[1] != key_TAD.shape[1]
+    sizes = [one.prefix + sum(one.suffixes) for one in packed.shared]
+    parts = zip(*(tensor.split(sizes) for tensor in (query_TAD, key_TAD, value_TAD)), packed.shared, strict=True)
+    attended = []
+    for query, key, value, one in parts:
+        count, longest = len(one.suffixes), max(one.suffixes)
+        if one.prefix:
+            first, keys, values = (part[: one.prefix].transpose(0, 1)[None] for part in (query, key, value))
+            out = scaled_dot_product_attention(first, keys, values, is_causal=True, scale=scaling, enable_gqa=grouped)
+            attended.append(out[0].transpose(0, 1))
+        # [sum of suffixes, A, D] -> [count, A, longest, D], the prefix in front of each for keys and values
+        queries = query[one.prefix :][one.padded].unflatten(0, (count, longest)).transpose(1, 2)
+        keys, values = (
+            torch.cat(
+                (
+                    part[: one.prefix].expand(count, -1, -1, -1),
+                    part[one.prefix :][one.padded].unflatten(0, (count, longest)),
+                ),
+                dim=1,
+            ).transpose(1, 2)
+            for part in (key, value)
+        )
+        # Padding stands behind every real token, so a causal mask hides it from them.
+        mask = torch.ones(longest, one.prefix + longest, dtype=torch.bool, device=query.device).tril(one.prefix)
+        out = scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scaling, enable_gqa=grouped)
+        attended.append(out.transpose(1, 2).flatten(0, 1)[one.kept])
     return torch.cat(attended)
 
 

@@ -1,11 +1,10 @@
-"""A scoring run: candidates into a store, over any number of processes, resumed shard by shard."""
+"""A scoring run: candidates into a store, over any number of processes and nodes, resumed shard by shard."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,11 @@ from numpy.typing import NDArray
 
 from disranker import dist
 from disranker.schema import Candidate
-from disranker.teacher.store import begin_store, distinct, finish_store, shard_path, write_shard
-from disranker.train.journal import clock
+from disranker.teacher.plan import PLAN_FOLDER, CountTokens, ReadCandidates, deal, make_plan
+from disranker.teacher.progress import Progress
+from disranker.teacher.store import begin_store, finish_store, shard_path, write_shard
 
-ScoreBlock = Callable[[Sequence[Candidate]], NDArray[np.float32]]
+ScoreBlock = Callable[[Sequence[Candidate]], tuple[NDArray[np.float32], NDArray[np.float16] | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,63 +26,58 @@ class Teacher:
 
     identity: dict[str, Any]
     score: ScoreBlock
-
-
-def run_teacher(name: str, content_hash: str, run: Mapping[str, Mapping[str, float]]) -> Teacher:
-    """Someone else's teacher: the scores of a TREC run, query_id → doc_id → score."""
-
-    def score(block: Sequence[Candidate]) -> NDArray[np.float32]:
-        missing = [(c.query_id, c.doc_id) for c in block if c.doc_id not in run.get(c.query_id, {})]
-        if missing:
-            named = ", ".join(map(str, missing[:3]))
-            raise ValueError(f"the run {name} has no score for {len(missing)} candidates, first: {named}")
-        return np.array([run[c.query_id][c.doc_id] for c in block], dtype=np.float32)
-
-    return Teacher({"kind": "run", "name": name, "fingerprint": content_hash}, score)
+    """[N] scores and, of a teacher with `representation`, [N, H] hidden states"""
+    count_tokens: CountTokens | None = None
+    """tokens of each pair, by which the work is split; None where every pair costs the same"""
+    representation: str | None = None
 
 
 def score_candidates(
-    teacher: Teacher, candidates: Iterable[Candidate], *, out: Path, input_hash: str, pairs_per_shard: int
+    teacher: Teacher, candidates: ReadCandidates, *, out: Path, input_hash: str, pairs_per_shard: int
 ) -> dict[str, Any]:
-    """Score what the store at `out` still lacks; the manifest of the finished store.
+    """Score what the store at `out` still lacks; the manifest of the finished store, on process 0.
 
-    Shards go round the ranks; a kill loses the shards in the making and nothing else.
+    `candidates` is called twice, once to plan and once to score, and gives the same candidates each time.  A kill loses
+    the shards in the making and nothing else.
 
     Raises:
         ValueError: the store is of another teacher or input, or a score is not finite.
     """
+    found: dict[str, Any] = {}
     if dist.is_main():
-        begin_store(out, teacher.identity, input_hash, pairs_per_shard)
+        found = begin_store(out, teacher.identity, input_hash, pairs_per_shard, teacher.representation)
+        if found["complete"]:
+            _sweep(out)
+    lacks_nothing = bool(found) and found["complete"] and all((out / one["name"]).exists() for one in found["shards"])
+    if dist.broadcast_object(lacks_nothing):
+        return found
+
+    plan = make_plan(out, candidates, teacher.count_tokens, pairs_per_shard=pairs_per_shard)
+    owners = deal(plan.tokens, _lacking(out, plan.num_shards), dist.world_size()) if dist.is_main() else None
+    mine = dist.broadcast_object(owners) == dist.process_rank()
+    progress = Progress(out, plan)
+    dist.print_once(
+        f"  plan       {plan.num_candidates:,} candidates, {plan.num_pairs:,} distinct, {plan.num_shards:,} "
+        f"shards, {int(plan.tokens.sum()):,} tokens, {int(mine.sum()):,} shards to do here"
+    )
+    for block in plan.blocks(candidates(), mine):
+        write_shard(out, block, *teacher.score(block.candidates))
+        progress.tell()
     dist.barrier()
-    counted = _Counted(candidates)
-    began, scored, num_shards = time.monotonic(), 0, 0
-    for index, block in enumerate(_blocks(iter(distinct(counted, set())), pairs_per_shard)):
-        num_shards = index + 1
-        path = shard_path(out, index)
-        if index % dist.world_size() != dist.process_rank() or path.exists():
-            continue
-        write_shard(path, block, teacher.score(block))
-        scored += len(block)
-        rate = scored / (time.monotonic() - began)
-        dist.print_once(f"  shard {index}: {scored:,} pairs scored, {rate:,.0f} pairs/s, {clock(scored / rate)} so far")
-    dist.barrier()
-    if dist.is_main():
-        return finish_store(out, num_shards, counted.count)
-    return {}
+    progress.tell(at_end=True)
+    if not dist.is_main():
+        return {}
+    manifest = finish_store(out, plan.num_shards, plan.num_candidates)
+    _sweep(out)
+    return manifest
 
 
-class _Counted:
-    """An iterable that counts what passes."""
-
-    def __init__(self, candidates: Iterable[Candidate]) -> None:
-        self._candidates, self.count = candidates, 0
-
-    def __iter__(self) -> Iterator[Candidate]:
-        for candidate in self._candidates:
-            self.count += 1
-            yield candidate
+def _lacking(out: Path, num_shards: int) -> NDArray[np.bool_]:
+    return np.array([not shard_path(out, index).exists() for index in range(num_shards)])
 
 
-def _blocks(candidates: Iterator[Candidate], size: int) -> Iterator[list[Candidate]]:
-    while block := list(islice(candidates, size)):
-        yield block
+def _sweep(out: Path) -> None:
+    """Remove what only an unfinished store needs."""
+    shutil.rmtree(out / PLAN_FOLDER, ignore_errors=True)
+    for left in out.glob(".*.tmp"):  # what a process was writing when it was killed
+        left.unlink()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from disranker.models.packed import pack, packed_attention
+from disranker.models.packed import pack, pack_shared, packed_attention
 from disranker.text.encode import Tokens
 from tests.tiny import sequences
 
@@ -115,3 +115,71 @@ def test_what_cannot_be_done_is_refused_and_not_ignored(name: str) -> None:
     wanted = {"attention_mask": None, name: torch.zeros(4, 4)}
     with pytest.raises(ValueError, match=rf"Module wants {name}, which packed attention does not have"):
         packed_attention(torch.nn.Module(), row, row, row, wanted.pop("attention_mask"), packed=packed, **wanted)
+
+
+# --- prefixes that stand once ---
+
+
+def beginning_alike(groups: list[tuple[int, list[int]]], seed: int = 0) -> list[Tokens]:
+    """Sequences of (tokens of the prefix, tokens of each sequence after it)."""
+    random = np.random.default_rng(seed)
+    made = []
+    for prefix, suffixes in groups:
+        begin = random.integers(4, 100, prefix)
+        for suffix in suffixes:
+            ids = np.concatenate([begin, random.integers(4, 100, suffix)]).astype(np.int32)
+            made.append(Tokens(ids, prefix, 0))
+    return made
+
+
+def test_a_row_whose_prefix_stands_once() -> None:
+    given = [Tokens(np.array(ids, dtype=np.int32), 2, 0) for ids in ([7, 8, 1], [5, 6], [7, 8, 2, 3], [7, 8, 4])]
+    packed = pack_shared(given, [(2, [0, 3, 2]), (0, [1])])
+    assert packed.input_ids.tolist() == [[7, 8, 1, 4, 2, 3, 5, 6]]
+    assert packed.position_ids.tolist() == [[0, 1, 2, 2, 2, 3, 0, 1]]
+    assert packed.token_type_ids.tolist() == [[0, 0, 1, 1, 1, 1, 0, 0]]
+    assert packed.cu_seqlens.tolist() == [0, 3, 4, 6, 8]  # where each ends
+    assert packed.order.tolist() == [0, 3, 2, 1]
+    assert (packed.num_sequences, packed.num_tokens) == (4, 8)
+    first, second = packed.shared
+    assert (first.prefix, first.suffixes, second.prefix, second.suffixes) == (2, (1, 1, 2), 0, (2,))
+    assert first.padded.tolist() == [0, 0, 1, 0, 2, 3] and first.kept.tolist() == [0, 2, 4, 5]
+    assert packed.to(torch.device("meta")).shared[0].padded.device.type == "meta"
+
+
+def test_a_sequence_that_is_all_prefix_is_our_own_mistake() -> None:
+    with pytest.raises(AssertionError):
+        pack_shared(sequences([3, 4]), [(3, [0, 1])])
+
+
+@pytest.mark.parametrize("key_heads", [4, 2, 1])
+def test_what_follows_a_prefix_sees_it_and_itself(key_heads: int) -> None:
+    """Against the same tokens written out: every sequence whole, prefixes repeated."""
+    groups = [(3, [2, 5, 1]), (0, [4]), (6, [1, 2])]
+    members = [(3, [0, 1, 2]), (0, [3]), (6, [4, 5])]
+    packed = pack_shared(beginning_alike(groups), members)
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(1, heads, packed.num_tokens, 8) for heads in (4, key_heads, key_heads)]
+    query, key, value = (torch.randn(shape, generator=generator) for shape in shapes)
+    module = torch.nn.Module()
+    module.is_causal = True
+    found, _ = packed_attention(module, query, key, value, None, packed=packed)
+    begin = 0
+    for prefix, suffixes in groups:
+        shared = list(range(begin, begin + prefix))
+        begin += prefix
+        for suffix in suffixes:
+            rows = [*shared, *range(begin, begin + suffix)]
+            parts = (tensor[:, :, rows] for tensor in (query, key, value))
+            expected = attend(*parts, [len(rows)], causal=True, window=None)
+            torch.testing.assert_close(found[:, rows], expected, rtol=1e-5, atol=1e-5)
+            begin += suffix
+    assert begin == packed.num_tokens
+
+
+@pytest.mark.parametrize("wanted", [{"sliding_window": 3}, {"dropout": 0.1}, {"is_causal": False}])
+def test_prefixes_are_shared_under_causal_attention_alone(wanted: dict) -> None:
+    packed = pack_shared(beginning_alike([(3, [2, 2])]), [(3, [0, 1])])
+    row = torch.zeros(1, 2, packed.num_tokens, 8)
+    with pytest.raises(ValueError, match="its prefixes cannot be shared"):
+        packed_attention(torch.nn.Module(), row, row, row, None, packed=packed, **{"is_causal": True, **wanted})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -19,9 +18,9 @@ from disranker.data.readers import read_judged
 from disranker.launch import run_stage, stage_script
 from disranker.models.bundle import read_facts
 from disranker.models.scorer import Scorer
-from disranker.shards import read_manifest
 from tests import tiny_runs
 from tests.stages.conftest import Pipeline
+from tests.teacher.fakes import store_bytes
 
 
 def on_two_ranks(stage: str, argv: Sequence[str]) -> str:
@@ -115,10 +114,6 @@ def num_lines(out: Path) -> int:
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
-def num_shards(out: Path) -> int:
-    return len(list(out.glob("scores-*.parquet")))
-
-
 def kill_when(command: Sequence[str], ripe: Callable[[], bool]) -> bool:
     """Start a process and kill it and its children as soon as `ripe` says so; whether it was still running then."""
     process = subprocess.Popen(
@@ -138,34 +133,6 @@ def kill_when(command: Sequence[str], ripe: Callable[[], bool]) -> bool:
             os.killpg(process.pid, signal.SIGKILL)
         code = process.wait(timeout=60)
     return code != 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
-def test_scoring_that_is_killed_again_and_again_ends_with_the_same_bytes(
-    pipeline: Pipeline, seed: int, tmp_path: Path
-) -> None:
-    stage, argv = pipeline.commands["store"]
-    argv = [*argv, "--pairs_per_shard", "1"]
-    assert run_stage(stage, [*argv, "--out", str(tmp_path / "straight")]) == 0
-    moments, out = random.Random(seed), tmp_path / "killed"
-    command = [sys.executable, str(stage_script(stage)), *argv, "--out", str(out)]
-    kills = 0
-    for _ in range(4):
-        target = num_shards(out) + moments.randint(1, 15)
-
-        def ripe(target: int = target) -> bool:
-            if num_shards(out) < target:
-                return False
-            time.sleep(moments.random() * 0.005)  # within the next shard
-            return True
-
-        kills += kill_when(command, ripe)
-        assert (out / "manifest.json").exists()
-    assert kills >= 2
-    assert run_stage(stage, [*argv, "--out", str(out)]) == 0
-    assert read_manifest(out)["complete"]
-    assert tiny_runs.file_bytes(out) == tiny_runs.file_bytes(tmp_path / "straight")
 
 
 @pytest.mark.slow
@@ -195,7 +162,7 @@ def test_two_ranks_score_the_bytes_of_one(pipeline: Pipeline, tmp_path: Path) ->
     on_two_ranks(stage, [*argv, "--out", str(tmp_path / "two")])
     command = [sys.executable, str(stage_script(stage)), *argv, "--out", str(tmp_path / "one")]
     subprocess.run(command, env=tiny_runs.environment(), check=True, timeout=200)
-    assert tiny_runs.file_bytes(tmp_path / "two") == tiny_runs.file_bytes(tmp_path / "one")
+    assert store_bytes(tmp_path / "two") == store_bytes(tmp_path / "one")
 
 
 @pytest.mark.slow
