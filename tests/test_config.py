@@ -160,8 +160,8 @@ IMPOSSIBLE = [
         {"model.name": "null", "model.architecture": "{model_type: bert}"},
         "model: architecture needs a tokenizer",
     ),
-    (ScoreConfig, {"teacher": None}, "give exactly one of teacher and run"),
-    (ScoreConfig, {"run": "here"}, "give exactly one of teacher and run"),
+    (ScoreConfig, {"teacher": None}, "give exactly one of teacher, run, scores and ordering"),
+    (ScoreConfig, {"run": "here"}, "give exactly one of teacher, run, scores and ordering"),
     (
         DistillConfig,
         {"point_weight": "0", "margin_weight": "0"},

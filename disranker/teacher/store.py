@@ -268,6 +268,7 @@ def finish_store(folder: str | Path, num_shards: int, num_candidates: int) -> di
     halves = np.concatenate([one.half_keys for one in columns])
     scores = np.concatenate([one.scores for one in columns])
     queries = np.concatenate([one.queries for one in columns])
+    del columns  # 20 bytes a pair
     num_aliases = sum(shard["aliases"]["rows"] for shard in shards if shard["aliases"] is not None)
     if (
         _some_equal(halves)
