@@ -2,7 +2,8 @@
 
     python eval/report.py --config eval/configs/report_world.yaml
 
-Every figure is read from what eval/run.py wrote; every difference comes with a paired test and an interval.
+Every figure is read from what eval/run.py wrote, or computed from its scores, the judgments and the click log that the
+settings name; every difference comes with a paired test and an interval.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import sys
 
 from disranker.config.evaluation import ReportConfig
-from disranker.data.readers import read_judged
 from disranker.evaluation.report import write_report
 from disranker.launch import call_main
 
@@ -19,8 +19,7 @@ CONFIG = ReportConfig
 
 def main(argv: list[str] | None = None) -> int:
     config = ReportConfig.load(argv, prog="eval/report.py", description=__doc__)
-    judged = read_judged(config.judged) if config.judged else None
-    write_report(config.evaluated, config.out, baseline=config.baseline, title=config.title, judged=judged)
+    write_report(config)
     print(f"wrote {config.out}: report.html, report.md, report.json")
     return 0
 

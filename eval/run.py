@@ -8,16 +8,16 @@ Systems are ranker bundles, ONNX exports, TREC runs, BM25 and random order; eval
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import torch
 
 from disranker.config.evaluation import EvalConfig, SystemConfig
 from disranker.data.readers import read_trec_run
+from disranker.evaluation.judged_set import TestSet, read_test_set
+from disranker.evaluation.rules import Rules
 from disranker.evaluation.systems import (
     Scored,
-    TestSet,
-    read_test_set,
+    describe_model,
     record_system,
     score_bm25,
     score_random,
@@ -26,7 +26,6 @@ from disranker.evaluation.systems import (
 )
 from disranker.export.scorer import OnnxScorer
 from disranker.launch import call_main
-from disranker.models.bundle import read_facts
 from disranker.models.scorer import Scorer
 from disranker.settings import provenance
 
@@ -37,10 +36,13 @@ def main(argv: list[str] | None = None) -> int:
     config = EvalConfig.load(argv, prog="eval/run.py", description=__doc__)
     test_set = read_test_set(config.judged, config.candidates, config.qrels)
     print(f"evaluating {len(test_set.rows):,} pairs of {len(test_set.labels):,} queries:", flush=True)
+    rules = Rules(**config.rules.model_dump())
     for name, system in config.systems.items():
         scored = score(config, system, test_set)
-        about = {"seed": config.seed, **provenance(), **describe(system)}
-        recorded = record_system(config.out, name, system.kind, test_set, scored, config.measures, about)
+        about = {"seed": config.seed, **provenance()}
+        if system.path is not None:
+            about |= {"path": str(system.path)} if system.kind == "run" else describe_model(system.path)
+        recorded = record_system(config.out, name, system.kind, test_set, scored, config.measures, about, rules)
         shown = "  ".join(f"{measure} {value:.4f}" for measure, value in recorded.measured.aggregate.items())
         print(f"  {name:<28} {shown}", flush=True)
     print(f"wrote {config.out}: a run and a metrics file for {len(config.systems)} systems")
@@ -49,29 +51,22 @@ def main(argv: list[str] | None = None) -> int:
 
 def score(config: EvalConfig, system: SystemConfig, test_set: TestSet) -> Scored:
     """The scores of one system."""
+    price = {"price_per_hour": system.price_per_hour, "currency": config.currency}
     if system.kind == "random":
         return score_random(test_set.rows, config.seed)
     if system.kind == "bm25":
-        return score_bm25(test_set.rows)
+        return score_bm25(test_set.rows, **price)
     assert system.path is not None
     if system.kind == "run":
         return score_run(test_set.rows, read_trec_run(system.path), system.path)
     weights = system.path.glob("*.safetensors" if system.kind == "bundle" else "onnx/*")
     size = sum(file.stat().st_size for file in weights)
-    cost = {"bytes": size, "device": "cpu", "threads": torch.get_num_threads(), "dtype": system.dtype}
+    cost = {"bytes": size, "device": "cpu", "threads": torch.get_num_threads(), "dtype": system.dtype, **price}
     if system.kind == "onnx":
-        return score_with(OnnxScorer.load(system.path), test_set.rows, **cost)
+        return score_with(OnnxScorer.load(system.path), test_set.rows, config.latency, config.seed, **cost)
     scorer = Scorer.load(system.path, dtype=system.dtype, tokens_per_batch=config.tokens_per_batch)
-    return score_with(scorer, test_set.rows, **cost | {"device": next(scorer.ranker.parameters()).device.type})
-
-
-def describe(system: SystemConfig) -> dict[str, Any]:
-    """Where a system comes from, and what training it took."""
-    if system.path is None or system.kind == "run":
-        return {"path": str(system.path)} if system.path else {}
-    facts = read_facts(system.path)
-    about = {"path": str(system.path), "fingerprint": facts["fingerprint"], "training": facts.get("training", {})}
-    return about | ({"parity": facts["export"]["parity"]} if system.kind == "onnx" else {})
+    cost["device"] = next(scorer.ranker.parameters()).device.type
+    return score_with(scorer, test_set.rows, config.latency, config.seed, **cost)
 
 
 if __name__ == "__main__":

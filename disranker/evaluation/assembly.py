@@ -1,47 +1,49 @@
-"""What a report says, put together from evaluated systems: order, intervals, comparisons, the queries to show.
+"""What a report says, put together from evaluated systems: standings, analyses, the queries to show.
 
-Everything comes from the files that `runs.py` wrote; nothing is scored here and nothing is written.
+Everything comes from the files that `runs.py` wrote and the inputs that the settings name; nothing is scored here and
+nothing is written.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from typing import Any
 
-from disranker.evaluation.measures import DEFAULT_MEASURES, measure_name, rank_documents
-from disranker.evaluation.runs import System, read_systems
-from disranker.evaluation.significance import Comparison, compare, measure_interval
-from disranker.schema import Judgment
-
-PRIMARY = "nDCG@10"
-"""What systems are ordered and pictured by, where it was measured; otherwise the first measure."""
+from disranker.config.evaluation import ReportConfig
+from disranker.evaluation.analyses import Analyses, Material, Run, analyse
+from disranker.evaluation.judged_set import TestSet, read_test_set
+from disranker.evaluation.measures import rank_documents
+from disranker.evaluation.runs import System
+from disranker.evaluation.standings import Standings, compare_systems, read_all_systems
 
 MAX_QUERIES = 300
-"""Queries that the page lists; of more, those on which the two shown systems differ most."""
+"""Queries that the page lists; of more, those on which the two systems in focus differ most."""
 SHOWN_DOCUMENTS = 10
 """Documents of each ranking that the page shows."""
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
-    """A document in a shown ranking; `label` is None where nobody judged it."""
+class Document:
+    """A document that a shown ranking holds; `label` is None where nobody judged it."""
 
+    doc_id: str
     title: str
     label: int | None
-    score: float
 
 
 @dataclass(frozen=True, slots=True)
 class QueryRow:
-    """One query of the page: the primary measure of each system, and the two shown rankings when texts were given."""
+    """One query of the page: the primary measure of each system, and their rankings when texts were given."""
 
     query_id: str
     query: str | None
     values: tuple[float, ...]
-    """One per system, in the order of `Report.systems`."""
-    rankings: tuple[tuple[Placed, ...], ...]
+    """One per system, in the order of the standings."""
+    documents: tuple[Document, ...] = ()
+    """Those that stand in any of the rankings."""
+    rankings: tuple[tuple[tuple[int, float], ...], ...] = ()
+    """One per system: its first documents as (index into `documents`, score)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,172 +52,124 @@ class Report:
 
     title: str
     generated: str | None
-    primary: str
-    measures: tuple[str, ...]
-    baseline: str | None
-    systems: dict[str, System]
-    """Best first by the primary measure."""
-    intervals: dict[str, dict[str, tuple[float, float]]]
-    comparisons: tuple[Comparison, ...]
-    """Every two systems by every measure; `b` is the baseline where it takes part, else the lower of the two."""
     notes: tuple[tuple[str, str], ...]
-    shown: tuple[str, ...]
-    """The two systems whose rankings stand side by side: the best one, and the baseline or the second."""
+    standings: Standings
+    more_sets: dict[str, Standings]
+    focus: tuple[str, ...]
+    """The two systems that are looked at closely, the better expected first; one where there is only one."""
+    teacher: str | None
+    student: str | None
+    analyses: Analyses
     queries: tuple[QueryRow, ...]
-    num_queries: int
-    confidence: float
-
-    def comparison(self, a: str, b: str, measure: str) -> Comparison | None:
-        """The comparison of `a` with `b`, when it stands in this direction."""
-        for found in self.comparisons:
-            if (found.a, found.b, found.measure) == (a, b, measure):
-                return found
-        return None
-
-    @property
-    def main_comparisons(self) -> list[Comparison]:
-        """By the primary measure: every system against the baseline, or each against the next when there is none."""
-        names = list(self.systems)
-        if self.baseline is not None:
-            wanted = [(name, self.baseline) for name in names if name != self.baseline]
-        else:
-            wanted = list(pairwise(names))
-        found = [self.comparison(a, b, self.primary) for a, b in wanted]
-        return [comparison for comparison in found if comparison is not None]
+    judged: Mapping[str, str] | None
+    """path and hash of the judgments, when they were given."""
+    settings: dict[str, Any]
+    """Those of the report, without where it is written."""
 
 
-def assemble_report(
-    system_dirs: Sequence[str | os.PathLike[str]],
-    baseline: str | None,
-    measures: Sequence[str] | None,
-    title: str,
-    notes: Sequence[tuple[str, str]],
-    judged: Iterable[Judgment] | None,
-    generated: str | None,
-    samples: int,
-    seed: int,
-    confidence: float,
-) -> Report:
-    """The report of all systems in the folders; arguments and errors as `write_report` has them."""
-    systems = _read_all(system_dirs)
-    names_of_measures = _choose_measures(systems, measures)
-    primary = PRIMARY if PRIMARY in names_of_measures else names_of_measures[0]
-    if baseline is not None and baseline not in systems:
-        raise ValueError(f"baseline {baseline!r} is not among the systems: {', '.join(systems)}")
-    ordered = sorted(systems.values(), key=lambda system: (-system.measured.aggregate[primary], system.name))
-    systems = {system.name: system for system in ordered}
+def assemble_report(config: ReportConfig) -> Report:
+    """The report over the folders that the settings name.
 
-    others = [name for name in systems if name != baseline]
-    shown = tuple([*others[:1], baseline] if baseline is not None else others[:2])
-    rows = _query_rows(systems, primary, shown, judged)
+    Names and measures are checked before anything is computed.  Raises ValueError for a system name that comes twice,
+    names that are no system, a measure that a system lacks, systems measured on different judgments or by different
+    rules, judgments that are not those, and what an analysis refuses.
+    """
+    systems = read_all_systems(config.evaluated)
+    for role in ("baseline", "teacher", "student"):
+        name = getattr(config, role)
+        if name is not None and name not in systems:
+            raise ValueError(f"{role} {name!r} is not among the systems: {', '.join(systems)}")
+    more = {name: read_all_systems(folders) for name, folders in config.more_sets.items()}
+    test_set = _read_judgments(config, systems)
+    standings = compare_systems(systems, config, config.baseline)
+    focus = choose_focus(standings, config.student, config.teacher)
+    runs = {name: system.read_scores() for name, system in standings.systems.items()} if test_set else {}
+    analyses = Analyses()
+    if test_set is not None:
+        analyses = analyse(config, Material(standings, focus, test_set, runs))
     return Report(
-        title=title,
-        generated=generated,
-        primary=primary,
-        measures=names_of_measures,
-        baseline=baseline,
-        systems=systems,
-        intervals={
-            name: {
-                measure: measure_interval(system.measured, measure, samples, seed, confidence)
-                for measure in names_of_measures
-            }
-            for name, system in systems.items()
+        title=config.title,
+        generated=config.generated,
+        notes=tuple(config.notes.items()),
+        standings=standings,
+        more_sets={
+            name: compare_systems(others, config, config.baseline if config.baseline in others else None)
+            for name, others in more.items()
         },
-        comparisons=tuple(
-            compare(systems[a].measured, systems[b].measured, measure, (a, b), samples, seed, confidence)
-            for a, b in _directed_pairs(list(systems), baseline)
-            for measure in names_of_measures
-        ),
-        notes=tuple((heading, text) for heading, text in notes),
-        shown=shown,
-        queries=rows,
-        num_queries=len(next(iter(systems.values())).measured.per_query[primary]),
-        confidence=confidence,
+        focus=focus,
+        teacher=config.teacher,
+        student=config.student,
+        analyses=analyses,
+        queries=_query_rows(standings, focus, test_set, runs),
+        judged={"path": test_set.path, "hash": test_set.hash} if test_set else None,
+        settings=config.model_dump(mode="json", exclude={"out"}),
     )
 
 
-def _read_all(folders: Sequence[str | os.PathLike[str]]) -> dict[str, System]:
-    systems: dict[str, System] = {}
-    for folder in folders:
-        for name, system in read_systems(folder).items():
-            if name in systems:
-                raise ValueError(
-                    f"system {name!r} stands in {systems[name].run_path} and {system.run_path}; rename one"
-                )
-            systems[name] = system
-    if not systems:
-        raise ValueError("no folder with evaluated systems was given")
-    by_hash: dict[str, str] = {}
-    for name, system in systems.items():
-        if system.judged_hash is not None:
-            by_hash.setdefault(system.judged_hash, name)
-    if len(by_hash) > 1:
-        raise ValueError(
-            f"systems were measured on different judgments: {', '.join(by_hash.values())}; measure them alike"
-        )
-    return systems
+def choose_focus(standings: Standings, student: str | None, teacher: str | None) -> tuple[str, ...]:
+    """The student, else the best system, against the baseline, the teacher or the next best, whichever comes first."""
+    baseline = standings.baseline
+    first = student or next((name for name in standings.systems if name != baseline), next(iter(standings.systems)))
+    others = [baseline, teacher, *standings.systems]
+    second = next((name for name in others if name is not None and name != first), None)
+    return (first,) if second is None else (first, second)
 
 
-def _choose_measures(systems: Mapping[str, System], wanted: Sequence[str] | None) -> tuple[str, ...]:
-    if wanted is None:
-        common = [
-            measure
-            for measure in next(iter(systems.values())).measured.aggregate
-            if all(measure in system.measured.aggregate for system in systems.values())
-        ]
-        standard = [measure for measure in DEFAULT_MEASURES if measure in common]
-        if not common:
-            raise ValueError(f"no measure is common to all systems: {', '.join(systems)}; evaluate them alike")
-        return tuple(standard or common)
-    names = tuple(dict.fromkeys(measure_name(measure) for measure in wanted))
-    if not names:
-        raise ValueError("measures is empty; leave it out for the standard ones")
-    for name, system in systems.items():
-        lacking = [measure for measure in names if measure not in system.measured.aggregate]
-        if lacking:
-            raise ValueError(f"system {name!r} was not measured by {', '.join(lacking)}; evaluate it again with them")
-    return names
-
-
-def _directed_pairs(names: list[str], baseline: str | None) -> list[tuple[str, str]]:
-    """Every two systems once: `names` come best first, and the baseline is always the second."""
-    return [(b, a) if a == baseline else (a, b) for a, b in combinations(names, 2)]
+def _read_judgments(config: ReportConfig, systems: Mapping[str, System]) -> TestSet | None:
+    """The judgments that the settings name; ValueError when the systems were measured on others."""
+    if not config.judged and config.qrels is None:
+        return None
+    test_set = read_test_set(config.judged, config.candidates, config.qrels)
+    for system in systems.values():
+        if system.judged_hash is not None and system.judged_hash != test_set.hash:
+            measured_on = system.provenance["judged"].get("path")
+            raise ValueError(
+                f"{test_set.path} is not what {system.name} was measured on ({measured_on}), or has changed since; "
+                "give the same files in the same order"
+            )
+    return test_set
 
 
 def _query_rows(
-    systems: Mapping[str, System], primary: str, shown: tuple[str, ...], judged: Iterable[Judgment] | None
+    standings: Standings, focus: Sequence[str], test_set: TestSet | None, runs: Mapping[str, Run]
 ) -> tuple[QueryRow, ...]:
-    """The queries of the page by id; of more than `MAX_QUERIES`, those on which the two shown systems differ most."""
-    values = {name: system.measured.per_query[primary] for name, system in systems.items()}
-    first, last = values[shown[0]], values[shown[-1]]
-    for name, of_queries in values.items():
-        if of_queries.keys() != first.keys():
-            raise ValueError(f"{name} and {shown[0]} were measured on different queries; measure them alike")
-    queries = sorted(first, key=lambda query: (-abs(first[query] - last[query]), query))[:MAX_QUERIES]
+    """The queries of the page by id; of more than `MAX_QUERIES`, those on which the systems in focus differ most."""
+    values = {name: system.measured.per_query[standings.primary] for name, system in standings.systems.items()}
+    first, last = values[focus[0]], values[focus[-1]]
+    queries = sorted(first, key=lambda query: (-_gap(first[query], last[query]), query))[:MAX_QUERIES]
 
     texts: dict[str, str] = {}
-    documents: dict[str, dict[str, Judgment]] = {query: {} for query in queries}
-    for judgment in judged or ():
-        if judgment.query_id in documents:
-            texts[judgment.query_id] = judgment.query
-            documents[judgment.query_id][judgment.doc_id] = judgment
-    scores = {name: systems[name].read_scores() for name in shown} if texts else {}
-
-    def ranking(name: str, query: str) -> tuple[Placed, ...]:
-        of_query = scores[name].get(query, {})
-        placed = []
-        for doc_id in rank_documents(of_query)[:SHOWN_DOCUMENTS]:
-            found = documents[query].get(doc_id)
-            placed.append(Placed(found.title if found else doc_id, found.label if found else None, of_query[doc_id]))
-        return tuple(placed)
-
-    return tuple(
-        QueryRow(
-            query_id=query,
-            query=texts.get(query),
-            values=tuple(values[name][query] for name in systems),
-            rankings=tuple(ranking(name, query) for name in shown) if query in texts else (),
+    titles: dict[str, dict[str, str]] = {query: {} for query in queries}
+    for row in test_set.rows if test_set else ():
+        if row.query_id in titles:
+            texts[row.query_id] = row.query
+            titles[row.query_id][row.doc_id] = row.title
+    found = []
+    for query in sorted(queries):
+        own = tuple(values[name][query] for name in standings.systems)
+        if test_set is None or query not in texts:
+            found.append(QueryRow(query, None, own))
+            continue
+        scores = [runs[name].get(query, {}) for name in standings.systems]
+        tops = [rank_documents(of_query)[:SHOWN_DOCUMENTS] for of_query in scores]
+        index = {doc: place for place, doc in enumerate(dict.fromkeys(doc for top in tops for doc in top))}
+        labels = test_set.labels.get(query, {})
+        found.append(
+            QueryRow(
+                query,
+                texts[query],
+                own,
+                tuple(Document(doc, titles[query].get(doc, doc), labels.get(doc)) for doc in index),
+                tuple(
+                    tuple((index[doc], of_query[doc]) for doc in top)
+                    for top, of_query in zip(tops, scores, strict=True)
+                ),
+            )
         )
-        for query in sorted(queries)
-    )
+    return tuple(found)
+
+
+def _gap(one: float, other: float) -> float:
+    """How far apart two values are; 0 where both are infinite or neither is a number."""
+    gap = abs(one - other)
+    return gap if gap == gap else 0.0

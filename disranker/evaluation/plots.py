@@ -13,7 +13,7 @@ import warnings
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from disranker.evaluation.assembly import Report
+from disranker.evaluation.standings import Standings
 from disranker.evaluation.summary import figure
 
 if TYPE_CHECKING:
@@ -21,80 +21,80 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Colours that stand for the page's variables; no other part of a figure uses them.
-_COLOURS = {"#010101": "var(--ink)", "#020202": "var(--muted)", "#030303": "var(--rule)", "#040404": "var(--accent)"}
-_INK, _MUTED, _RULE, _ACCENT = _COLOURS
+COLOURS = {"#010101": "var(--ink)", "#020202": "var(--muted)", "#030303": "var(--rule)", "#040404": "var(--accent)"}
+INK, MUTED, RULE, ACCENT = COLOURS
 
-_WIDTH_INCHES = 5.0  # at 72 points an inch: 360 CSS pixels, a phone's width, so text keeps its size there
-_SETTINGS: dict[Any, Any] = {  # matplotlib's own key type is a long list of literals
+WIDTH_INCHES = 5.0  # at 72 points an inch: 360 CSS pixels, a phone's width, so text keeps its size there
+SETTINGS: dict[Any, Any] = {  # matplotlib's own key type is a long list of literals
     "svg.fonttype": "none",
     "svg.hashsalt": "disranker",  # without it element ids differ from run to run
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib; only measures text, see _as_svg
+    "font.sans-serif": ["DejaVu Sans"],  # ships with matplotlib; only measures text, see as_svg
     "font.size": 11,
-    "text.color": _INK,
-    "axes.labelcolor": _MUTED,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "axes.edgecolor": _RULE,
+    "text.color": INK,
+    "axes.labelcolor": MUTED,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "axes.edgecolor": RULE,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.unicode_minus": True,
 }
 
 
-def draw_measure(report: Report, measure: str) -> str:
+def draw_measure(standings: Standings, measure: str) -> str:
     """Bars of one measure with intervals, best first; the baseline is grey."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    names = list(report.systems)
-    ordered = sorted(names, key=lambda name: -report.systems[name].measured.aggregate[measure])
-    with rc_context(_SETTINGS):
-        height = _height_inches(report)
-        picture = Figure(figsize=(_WIDTH_INCHES, height))
+    names = list(standings.systems)
+    ordered = sorted(names, key=lambda name: -standings.systems[name].measured.aggregate[measure])
+    with rc_context(SETTINGS):
+        height = _height_inches(standings)
+        picture = Figure(figsize=(WIDTH_INCHES, height))
         axes = picture.add_axes((0.025, 0.34 / height, 0.95, 0.98 - 0.34 / height))
-        finite = [high for of in report.intervals.values() for high in of[measure] if math.isfinite(high)]
+        finite = [high for of in standings.intervals.values() for high in of[measure] if math.isfinite(high)]
         limit = max([*finite, 1e-9]) * 1.02
         for row, name in enumerate(ordered):
-            value = report.systems[name].measured.aggregate[measure]
-            low, high = (min(edge, limit) for edge in report.intervals[name][measure])
-            colour = _MUTED if name == report.baseline else _ACCENT
+            value = standings.systems[name].measured.aggregate[measure]
+            low, high = (min(edge, limit) for edge in standings.intervals[name][measure])
+            colour = MUTED if name == standings.baseline else ACCENT
             if math.isfinite(value):
                 axes.barh(row, value, height=0.34, color=colour, alpha=0.8, linewidth=0)
             if math.isfinite(low) and math.isfinite(high):
-                axes.plot([low, high], [row, row], color=_INK, linewidth=1.3, solid_capstyle="butt")
+                axes.plot([low, high], [row, row], color=INK, linewidth=1.3, solid_capstyle="butt")
                 for edge in (low, high):
-                    axes.plot([edge, edge], [row - 0.1, row + 0.1], color=_INK, linewidth=1.3)
+                    axes.plot([edge, edge], [row - 0.1, row + 0.1], color=INK, linewidth=1.3)
             axes.text(0, row - 0.27, name, va="bottom", ha="left")
-            axes.text(limit, row - 0.27, figure(value), va="bottom", ha="right", color=_MUTED)
+            axes.text(limit, row - 0.27, figure(value), va="bottom", ha="right", color=MUTED)
         axes.set(xlim=(0, limit), ylim=(len(ordered) - 0.7, -0.75), yticks=[])
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="x", length=0, labelsize=10)
-        axes.grid(axis="x", color=_RULE, linewidth=0.8)
+        axes.grid(axis="x", color=RULE, linewidth=0.8)
         axes.set_axisbelow(True)
-        return _as_svg(picture, f"measure-{report.measures.index(measure)}", f"{measure} of each system")
+        return as_svg(picture, f"measure-{standings.measures.index(measure)}", f"{measure} of each system")
 
 
-def draw_speed(report: Report) -> str | None:
+def draw_speed(standings: Standings) -> str | None:
     """The primary measure against pairs per second (logarithmic); None where fewer than two systems have a speed."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     points: list[tuple[str, float, float]] = []
-    for name, system in report.systems.items():
-        speed, value = system.efficiency.pairs_per_second, system.measured.aggregate[report.primary]
+    for name, system in standings.systems.items():
+        speed, value = system.efficiency.pairs_per_second, system.measured.aggregate[standings.primary]
         if speed and speed > 0 and math.isfinite(value):
             points.append((name, speed, value))
     if len(points) < 2:
         return None
-    with rc_context(_SETTINGS):
-        picture = Figure(figsize=(_WIDTH_INCHES, _height_inches(report)))
+    with rc_context(SETTINGS):
+        picture = Figure(figsize=(WIDTH_INCHES, _height_inches(standings)))
         axes = picture.add_axes((0.1, 0.12, 0.83, 0.86))
         axes.set_xscale("log")
         for name, speed, value in points:
-            colour = _MUTED if name == report.baseline else _ACCENT
-            low, high = report.intervals[name][report.primary]
+            colour = MUTED if name == standings.baseline else ACCENT
+            low, high = standings.intervals[name][standings.primary]
             axes.plot([speed, speed], [low, high], color=colour, linewidth=1.1, alpha=0.55)
             axes.plot([speed], [value], marker="o", markersize=6.5, color=colour, markeredgewidth=0)
         speeds = [speed for _, speed, _ in points]
@@ -104,16 +104,16 @@ def draw_speed(report: Report) -> str | None:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.tick_params(which="both", length=0, labelsize=10)
-        axes.grid(color=_RULE, linewidth=0.8)
+        axes.grid(color=RULE, linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines["left"].set_visible(False)
         _label_points(axes, points)
-        return _as_svg(picture, "speed", f"{report.primary} against speed")
+        return as_svg(picture, "speed", f"{standings.primary} against speed")
 
 
-def _height_inches(report: Report) -> float:
+def _height_inches(standings: Standings) -> float:
     """One height for all pictures, so that they stand in a row."""
-    return max(3.2, 0.5 * len(report.systems) + 0.45)
+    return max(3.2, 0.5 * len(standings.systems) + 0.45)
 
 
 def _label_points(axes: Axes, points: list[tuple[str, float, float]]) -> None:
@@ -154,7 +154,7 @@ def _overlap(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
-def _as_svg(picture: Figure, prefix: str, label: str) -> str:
+def as_svg(picture: Figure, prefix: str, label: str) -> str:
     """The figure as an inline <svg>, with its ids made unique to `prefix`."""
     buffer = io.StringIO()
     with warnings.catch_warnings():
@@ -172,7 +172,7 @@ def _as_svg(picture: Figure, prefix: str, label: str) -> str:
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', svg)
     svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}-", svg)
     svg = svg.replace("'DejaVu Sans', sans-serif", "system-ui, sans-serif")
-    for colour, variable in _COLOURS.items():
+    for colour, variable in COLOURS.items():
         svg = svg.replace(colour, variable)
     return re.sub(
         r"<svg [^>]*?viewBox=\"([^\"]+)\"[^>]*>", rf'<svg viewBox="\1" role="img" aria-label="{escape(label)}">', svg

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from itertools import product
 
 import numpy as np
@@ -28,6 +29,7 @@ EXACT_QUERIES = 12
 ROUNDING = 1e-12
 """Differences up to here are no differences: sums in another order must not make one."""
 _BLOCK_CELLS = 2_000_000  # samples x queries held at once, 16 MB
+_CACHED_CELLS = 8_000_000  # samples x queries kept for the next call, 64 MB
 
 
 def query_table(measured: Measured, measure: str, queries: Sequence[str]) -> Floats:
@@ -111,14 +113,8 @@ def bootstrap(
         raise ValueError("an interval needs at least one query")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence} must lie between 0 and 1")
-    rng = np.random.default_rng(seed)
-    found = []
-    for size in _blocks(samples, num_queries):
-        drawn = rng.integers(0, num_queries, size=(size, num_queries))
-        drawn += num_queries * np.arange(size)[:, None]
-        weights = np.bincount(drawn.ravel(), minlength=size * num_queries).reshape(size, num_queries)
-        found.append(statistic(weights.astype(np.float64)))
-    values = np.concatenate(found)
+    draw = _drawn_once if samples * num_queries <= _CACHED_CELLS else _drawn
+    values = np.concatenate([statistic(weights) for weights in draw(num_queries, samples, seed)])
     values = values[~np.isnan(values)]  # a sample of queries without any pair has no PNR
     if not values.size:
         return math.nan, math.nan
@@ -133,6 +129,22 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile interval of the mean of `values` [Q], by resampling queries; errors as `bootstrap`."""
     return bootstrap(lambda weights: weights @ values / len(values), len(values), samples, seed, confidence)
+
+
+def _drawn(num_queries: int, samples: int, seed: int) -> Iterator[Floats]:
+    """How often each query is drawn in each sample, [S, Q], block after block."""
+    rng = np.random.default_rng(seed)
+    for size in _blocks(samples, num_queries):
+        drawn = rng.integers(0, num_queries, size=(size, num_queries))
+        drawn += num_queries * np.arange(size)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=size * num_queries).reshape(size, num_queries)
+        yield counts.astype(np.float64)
+
+
+@lru_cache(maxsize=2)
+def _drawn_once(num_queries: int, samples: int, seed: int) -> tuple[Floats, ...]:
+    """The same, kept: a report asks for an interval of the same queries some two hundred times."""
+    return tuple(_drawn(num_queries, samples, seed))
 
 
 def _blocks(samples: int, num_queries: int) -> Iterator[int]:

@@ -1,7 +1,7 @@
 """Evaluated systems on disk: `DIR/NAME.trec`, every scored row, and `DIR/NAME.metrics.json`, what they are worth.
 
 The two files hold all that a report needs; nothing is computed again from models.  In the JSON, figures that are not
-finite stand as the strings "inf" and "nan", so that any JSON reader takes the file.
+finite stand as the strings "inf" and "nan", so that any JSON reader takes the file; docs/report.md names every field.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from numpy.typing import ArrayLike
 
 from disranker.data.trec import read_trec_run, write_trec_run
-from disranker.evaluation.measures import Measured, group_scores
+from disranker.evaluation.efficiency import Latency, LatencyCell, cost_per_million_pairs
+from disranker.evaluation.measures import DEFAULT_RULES, Measured, group_scores
 from disranker.evaluation.pairs import PairCounts
+from disranker.evaluation.rules import Rules
 
-FORMAT = 1
+FORMAT = 2
 """Version of metrics.json; a reader refuses any other."""
 
 _METRICS = ".metrics.json"
@@ -42,6 +44,17 @@ class Efficiency:
     device: str | None = None
     threads: int | None = None
     dtype: str | None = None
+    price_per_hour: float | None = None
+    """Of the machine, in `currency`."""
+    currency: str = ""
+    latency: Latency | None = None
+
+    @property
+    def cost_per_million_pairs(self) -> float | None:
+        """In `currency`; None without a price or a speed."""
+        if self.price_per_hour is None or not self.pairs_per_second:
+            return None
+        return cost_per_million_pairs(self.pairs_per_second, self.price_per_hour)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +71,8 @@ class System:
     training {steps, pairs, tokens, …}."""
     run_path: Path | None = None
     """The TREC run with the scores, once on disk."""
+    rules: Rules = DEFAULT_RULES
+    """By which it was measured."""
 
     @property
     def judged_hash(self) -> str | None:
@@ -100,6 +115,7 @@ def write_system(
         "kind": system.kind,
         "measures": measured.aggregate,
         "counts": measured.counts,
+        "rules": asdict(system.rules),
         "efficiency": asdict(system.efficiency),
         "provenance": dict(system.provenance),
         "per_query": {
@@ -111,7 +127,7 @@ def write_system(
         },
     }
     write_json(folder / f"{system.name}{_METRICS}", content)
-    return System(system.name, system.kind, measured, system.efficiency, system.provenance, run_path)
+    return replace(system, run_path=run_path)
 
 
 def read_systems(folder: str | os.PathLike[str]) -> dict[str, System]:
@@ -141,7 +157,7 @@ def _read_system(path: Path) -> System:
             counts=content["counts"],
         )
         name, kind, provenance = content["system"], content["kind"], content["provenance"]
-        efficiency = Efficiency(**content["efficiency"])
+        efficiency, rules = _read_efficiency(content["efficiency"]), Rules(**content["rules"])
     except KeyError as error:
         raise ValueError(f"{path}: {error} is missing; evaluate the system again") from error
     except (ValueError, TypeError, AttributeError) as error:
@@ -151,7 +167,14 @@ def _read_system(path: Path) -> System:
     run_path = path.with_name(f"{name}{_RUN}")
     if not run_path.exists():
         raise ValueError(f"{run_path}: the run of system {name!r} is missing; evaluate the system again")
-    return System(name, kind, measured, efficiency, provenance, run_path)
+    return System(name, kind, measured, efficiency, provenance, run_path, rules)
+
+
+def _read_efficiency(content: Mapping[str, Any]) -> Efficiency:
+    latency = content["latency"]
+    if latency is not None:
+        latency = Latency(**{**latency, "cells": tuple(LatencyCell(**cell) for cell in latency["cells"])})
+    return Efficiency(**{**content, "latency": latency})
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

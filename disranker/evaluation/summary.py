@@ -1,4 +1,4 @@
-"""A report in words and in Markdown: sentences, figures as people read them, tables."""
+"""A report in words: sentences, and figures as people read them.  `markdown.py` and `page.py` set them."""
 
 from __future__ import annotations
 
@@ -6,135 +6,234 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from disranker.evaluation.agreement import Agreement
 from disranker.evaluation.assembly import Report
+from disranker.evaluation.cascade import CascadeCurve
+from disranker.evaluation.efficiency import speed_up
+from disranker.evaluation.interleaving import Interleaving
+from disranker.evaluation.power import PowerPlan
 from disranker.evaluation.runs import System
 from disranker.evaluation.significance import Comparison
+from disranker.evaluation.standings import Standings
 
 SIGNIFICANT = 0.05
-"""Below this p-value a sentence says "beats"; above it, "cannot be told apart"."""
-
+"""Below this p-value, corrected where there are several, a sentence says "beats"; above it, "cannot be told apart"."""
 
 MINUS = "\u2212"  # as wide as a plus, so columns of differences line up
 NONE = "\u2013"
 """What stands where there is no figure."""
 
 
+def told_apart(comparison: Comparison) -> bool:
+    """Whether a difference is more than chance, after correction where there are several comparisons."""
+    return deciding_p(comparison) < SIGNIFICANT and comparison.delta != 0
+
+
+def deciding_p(comparison: Comparison) -> float:
+    """The p-value that decides: Holm's, where there are several comparisons."""
+    return comparison.p_value if comparison.p_holm is None else comparison.p_holm
+
+
 def sentence(comparison: Comparison) -> str:
     """One comparison in plain words."""
     measure = comparison.measure
-    queries = f"{comparison.wins} queries won, {comparison.losses} lost"
-    if comparison.p_value < SIGNIFICANT and comparison.delta != 0:
+    p = deciding_p(comparison)
+    corrected = " after Holm\u2019s correction" if p != comparison.p_value else ""
+    queries = f"{p_value(p)}{corrected}; {comparison.wins} queries won, {comparison.losses} lost"
+    if told_apart(comparison):
         verb = "beats" if comparison.delta > 0 else "falls short of"
-        return (
-            f"{comparison.a} {verb} {comparison.b} by {figure(abs(comparison.delta), 3)} {measure} "
-            f"({p_value(comparison.p_value)}; {queries})."
-        )
+        return f"{comparison.a} {verb} {comparison.b} by {figure(abs(comparison.delta), 3)} {measure} ({queries})."
+    return f"{comparison.a} cannot be told apart from {comparison.b}: {signed(comparison.delta)} {measure} ({queries})."
+
+
+def gsb_line(comparison: Comparison) -> str:
+    """Good, same and bad queries of a comparison; empty where they were not counted."""
+    found = comparison.good_same_bad
+    if found is None:
+        return ""
     return (
-        f"{comparison.a} cannot be told apart from {comparison.b}: {signed(comparison.delta)} {measure} "
-        f"({p_value(comparison.p_value)}; {queries})."
+        f"Good {found.good} \u00b7 same {found.same} \u00b7 bad {found.bad} at \u00b1{found.threshold:g} a query; "
+        f"(G {MINUS} B) / all = {signed_percent(found.figure)}"
     )
 
 
-def headline(report: Report) -> str:
+def power_line(plan: PowerPlan) -> str:
+    """What so many queries can show."""
+    if plan.note or plan.queries_needed is None:
+        return plan.note[:1].upper() + plan.note[1:]
+    enough = (
+        f"{count(plan.queries_needed)} queries would be needed to see a difference of {figure(abs(plan.delta), 3)}"
+        if plan.queries_needed > plan.num_queries
+        else f"{count(plan.queries_needed)} queries would have been enough to see {figure(abs(plan.delta), 3)}"
+    )
+    smallest = "" if plan.smallest_delta is None else figure(plan.smallest_delta, 3)
+    able = f"; these {count(plan.num_queries)} can show {smallest} or more" if smallest else ""
+    return f"{enough}{able} (power {percent(plan.power)})"
+
+
+def headline(standings: Standings) -> str:
     """The first sentence of a report: which system is best, and how good."""
-    best = next(iter(report.systems))
-    value = figure(report.systems[best].measured.aggregate[report.primary])
-    low, high = report.intervals[best][report.primary]
-    of = f"{best} ranks best of {len(report.systems)} systems" if len(report.systems) > 1 else f"{best} was measured"
-    return f"{of}: {report.primary} {value} ({percent(report.confidence)} interval {span(low, high)})."
+    best = next(iter(standings.systems))
+    value = figure(standings.systems[best].measured.aggregate[standings.primary])
+    low, high = standings.intervals[best][standings.primary]
+    number = len(standings.systems)
+    of = f"{best} ranks best of {number} systems" if number > 1 else f"{best} was measured"
+    return f"{of}: {standings.primary} {value} ({percent(standings.confidence)} interval {span(low, high)})."
+
+
+def findings(report: Report) -> list[str]:
+    """What the analyses found, one sentence each, for the top of the report."""
+    analyses, standings = report.analyses, report.standings
+    found = []
+    if analyses.agreement is not None:
+        found.append(retention_sentence(analyses.agreement, standings))
+    if analyses.cascade:
+        found.append(cascade_sentence(analyses.cascade, standings.primary))
+    if analyses.clicks is not None and len(report.focus) > 1:
+        names = [name for name in report.focus if name in analyses.clicks.estimates]
+        shown = [analyses.clicks.estimates[name].metrics["clicks_per_page"] for name in names]
+        parts = [
+            f"{name} {figure(each.value, 3)} ({span(*each.interval)})" for name, each in zip(names, shown, strict=True)
+        ]
+        found.append(f"Estimated clicks a page: {', '.join(parts)}; the log itself shows {figure(shown[0].logged, 3)}.")
+    if analyses.interleaving is not None:
+        found.append(interleaving_sentence(analyses.interleaving))
+    return [each for each in found if each]
+
+
+def retention_sentence(agreement: Agreement, standings: Standings) -> str:
+    """What the student kept of its teacher, and how much faster it is."""
+    first = agreement.retention[0]
+    low, high = first.interval
+    kept = f"{agreement.student} keeps {share(first.retention)} of {agreement.teacher}\u2019s {first.measure}"
+    faster = speed_over_teacher(standings, agreement.student, agreement.teacher)
+    speed = "" if faster is None else f", at {times(faster)} its speed"
+    return f"{kept} ({percent(first.confidence)} interval {share(low)} to {share(high)}){speed}."
+
+
+def speed_over_teacher(standings: Standings, name: str, teacher: str | None) -> float | None:
+    """How many times faster than the teacher a system is; None where either speed is not known."""
+    if teacher is None:
+        return None
+    own, other = (standings.systems[each].efficiency.pairs_per_second for each in (name, teacher))
+    return speed_up(own, other) if own and other else None
+
+
+def cascade_sentence(curves: Sequence[CascadeCurve], measure: str) -> str:
+    """The smallest share, by any rule, that closes half of the gap; empty where the teacher is not better."""
+    start, end = (curves[0].points[place].measures[measure] for place in (0, -1))
+    if not end > start:
+        return ""
+    enough = [
+        (curve, point) for curve in curves for point in curve.points if point.measures[measure] >= (start + end) / 2
+    ]
+    curve, half = min(enough, key=lambda each: each[1].share_of_pairs)
+    return (
+        f"Sending {share(half.share_of_pairs)} of the pairs on to the teacher (rule {curve.rule}) reaches {measure} "
+        f"{figure(half.measures[measure])}; the student alone has {figure(start)}, the teacher {figure(end)}."
+    )
+
+
+def interleaving_sentence(found: Interleaving) -> str:
+    """Whom the simulated users prefer."""
+    low, high = found.interval
+    verdict = (
+        f"prefer {found.a if found.preference > 0.5 else found.b}"
+        if found.p_value < SIGNIFICANT
+        else "have no clear preference"
+    )
+    return (
+        f"Simulated users {verdict}: {found.a} wins {share(found.preference)} of interleaved sessions against "
+        f"{found.b}, ties split ({percent(found.confidence)} interval {share(low)} to {share(high)}; "
+        f"{p_value(found.p_value)})."
+    )
 
 
 def how_to_read(report: Report) -> list[str]:
     """What the figures are, one sentence or two each."""
-    lines = [
+    standings = report.standings
+    return [
         "Higher is better everywhere. nDCG@k has linear gain (the label itself) unless its name says exp-log2 "
-        f"(2^label {MINUS} 1), and counts the first k places.",
+        f"(2^label {MINUS} 1), and counts the first k positions.",
         "PNR is the number of document pairs in the right order for each pair in the wrong order, over pairs with "
         "different labels, pooled over all queries; a tie of two scores counts half right, half wrong, unless the "
         "name says otherwise. Random order has PNR 1.",
-        f"Intervals hold {percent(report.confidence)} of bootstrap samples of the queries. p is from a two-sided "
-        "paired randomisation test over queries; it is not corrected for the number of comparisons made.",
+        f"Intervals hold {percent(standings.confidence)} of bootstrap samples of the queries. p is from a two-sided "
+        "paired randomisation test over queries; \u201cHolm\u201d is p corrected for the number of comparisons by that "
+        "measure. t is the paired t-test, d the mean difference in standard deviations of the differences "
+        "(Cohen\u2019s d_z); a pooled PNR is no mean over queries and has neither.",
+        "Good, same and bad count queries by a difference that is worth noticing; won, tied and lost by any.",
     ]
-    counts = next(iter(report.systems.values())).measured.counts
-    if any(system.measured.counts.get("num_unjudged") for system in report.systems.values()):
-        most = max(system.measured.counts.get("num_unjudged", 0) for system in report.systems.values())
-        lines.append(f"Scored documents without a label (up to {count(most)} in a system) count as label 0.")
-    if counts.get("num_queries_without_pairs"):
-        lines.append(
-            f"{count(counts['num_queries_without_pairs'])} of {count(counts['num_queries'])} queries have no two "
-            "documents with different labels and do not enter PNR."
-        )
-    return lines
 
 
-def scope(report: Report) -> str:
+_RULES = {
+    "unjudged": {
+        "zero": "Scored documents without a label count as label 0",
+        "skip": "Scored documents without a label were taken out of the lists (condensed lists)",
+        "error": "Scored documents without a label were refused",
+    },
+    "missing": {
+        "zero": "Judged queries that a run lacks count as 0",
+        "skip": "Judged queries that a run lacks are in no figure",
+        "error": "Judged queries that a run lacks were refused",
+    },
+    "no_relevant": {
+        "zero": "Queries without a label above 0 count as 0",
+        "skip": "Queries without a label above 0 are in no figure",
+    },
+    "ties": {
+        "doc_id": "Documents with equal scores are placed by doc_id, descending",
+        "pessimistic": "Documents with equal scores are placed worst label first",
+    },
+}
+
+
+def rules_and_counts(standings: Standings) -> list[str]:
+    """Each rule of the measurement with how often it was met; counts are the largest of any system."""
+    rules, counts = standings.rules, standings.counts
+    met = {
+        "unjudged": ("num_unjudged", "documents"),
+        "missing": ("num_queries_missing", "queries"),
+        "no_relevant": ("num_queries_without_relevant", "queries"),
+        "ties": ("num_tied_documents", "documents"),
+    }
+    lines = []
+    for name, (counted, unit) in met.items():
+        number = counts.get(counted)
+        suffix = "" if number is None else f": {count(number) if number else 'none'}{f' ({unit})' if number else ''}"
+        lines.append(f"{_RULES[name][getattr(rules, name)]}{suffix}.")
+    others = (
+        ("num_queries_without_pairs", "queries have no two documents with different labels and do not enter PNR"),
+        ("num_unscored", "judged documents were not scored; they stay in the ideal ranking"),
+        ("num_queries_skipped", "queries were skipped by these rules"),
+    )
+    return lines + [f"{count(counts[name])} {text}." for name, text in others if counts.get(name)]
+
+
+def scope(standings: Standings, generated: str | None = None) -> str:
     """How much was measured, in one line."""
-    counts = next(iter(report.systems.values())).measured.counts
+    documents = standings.counts.get("num_documents")
+    number = len(standings.systems)
     parts = [
-        f"{count(report.num_queries)} queries",
-        f"{count(counts['num_documents'])} scored documents" if counts.get("num_documents") else "",
-        f"{len(report.systems)} systems",
-        f"baseline {report.baseline}" if report.baseline else "",
-        report.generated or "",
+        f"{count(standings.num_queries)} queries",
+        f"{count(documents)} scored documents" if documents else "",
+        f"{number} system{'s' if number != 1 else ''}",
+        f"baseline {standings.baseline}" if standings.baseline else "",
+        generated or "",
     ]
-    return " · ".join(part for part in parts if part)
+    return " \u00b7 ".join(part for part in parts if part)
 
 
-def cost_columns(report: Report) -> list[tuple[str, list[tuple[str, str]]]]:
-    """What the systems cost: (heading, one (figure, detail) per system); a column without any figure is left out."""
-    systems = list(report.systems.values())
+def cost_columns(standings: Standings) -> list[tuple[str, list[tuple[str, str]]]]:
+    """What the systems are: (heading, one (figure, detail) per system); a column without any figure is left out."""
+    systems = list(standings.systems.values())
     training = [_training(system) for system in systems]
     columns = [
         ("Parameters", [(magnitude(of.efficiency.parameters), magnitude(of.efficiency.bytes, "B")) for of in systems]),
-        ("Pairs/s", [(count(of.efficiency.pairs_per_second), _device(of)) for of in systems]),
+        ("Pairs/s", [(count(of.efficiency.pairs_per_second), device(of)) for of in systems]),
         ("Steps", [(count(of.get("steps")), _seen(of)) for of in training]),
     ]
     return [(heading, cells) for heading, cells in columns if any(text or detail for text, detail in cells)]
-
-
-def render_markdown(report: Report) -> str:
-    """The report for a pull request."""
-    costs = cost_columns(report)
-    rows = []
-    for index, (name, system) in enumerate(report.systems.items()):
-        cells = [f"**{_cell(name)}**" if index == 0 else _cell(name), _cell(system.kind)]
-        for measure in report.measures:
-            low, high = report.intervals[name][measure]
-            cells.append(f"{figure(system.measured.aggregate[measure])} ({span(low, high)})")
-        for _, column in costs:
-            text, detail = column[index]
-            cells.append(_cell(f"{text or NONE} ({detail})" if detail else text or NONE))
-        rows.append(cells)
-    parts = [
-        f"# {report.title}",
-        scope(report),
-        f"**{headline(report)}**",
-        "\n".join(f"- {sentence(comparison)}" for comparison in report.main_comparisons),
-        "## Systems",
-        _table(["System", "Kind", *report.measures, *(heading for heading, _ in costs)], rows),
-        "## Comparisons" if report.comparisons else "",
-        _table(
-            ["A", "B", "Measure", f"A {MINUS} B", f"{percent(report.confidence)} interval", "p", "won / tied / lost"],
-            [
-                [
-                    _cell(found.a),
-                    _cell(found.b),
-                    found.measure,
-                    signed(found.delta),
-                    span(*found.interval, sign=True),
-                    p_value(found.p_value).removeprefix("p ").removeprefix("= "),
-                    f"{found.wins} / {found.ties} / {found.losses}",
-                ]
-                for found in report.comparisons
-            ],
-        )
-        if report.comparisons
-        else "",
-        *(f"## {heading}\n\n{text.strip()}" for heading, text in report.notes),
-        "## How to read this",
-        "\n".join(f"- {line}" for line in how_to_read(report)),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
@@ -195,7 +294,32 @@ def magnitude(value: float | None, unit: str = "") -> str:
     return f"{value:,.0f} {unit}".strip()
 
 
-def _device(system: System) -> str:
+def share(value: float) -> str:
+    """A computed share in percent, one decimal; a dash where there is none."""
+    if math.isnan(value):
+        return NONE
+    if math.isinf(value):
+        return "\u221e"
+    return f"{value * 100:.1f}%".replace("-", MINUS)
+
+
+def signed_percent(value: float) -> str:
+    """A share with its sign."""
+    return share(value) if value <= 0 else f"+{share(value)}"
+
+
+def times(value: float) -> str:
+    """A ratio: `2.3 times`, `0.012 times`."""
+    return f"{value:,.0f} times" if value >= 100 else f"{value:.2g} times"
+
+
+def milliseconds(value: float) -> str:
+    """A latency in milliseconds, three digits."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def device(system: System) -> str:
+    """What a system ran on: device, threads, type of the weights."""
     efficiency = system.efficiency
     threads = f"{efficiency.threads} thread{'s' if efficiency.threads != 1 else ''}" if efficiency.threads else None
     return ", ".join(part for part in (efficiency.device, threads, efficiency.dtype) if part)
@@ -212,12 +336,3 @@ def _seen(training: dict[str, Any]) -> str:
         if training.get(unit) is not None:
             return f"{magnitude(training[unit])} {unit}"
     return ""
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -11,12 +11,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from disranker.data.readers import read_candidates, read_judged, read_trec_qrels
+from disranker.config.evaluation import LatencyConfig
 from disranker.evaluation.baselines import bm25_scores, random_scores
-from disranker.evaluation.measures import group_labels, group_scores, measure_run
+from disranker.evaluation.efficiency import measure_latency
+from disranker.evaluation.judged_set import TestSet
+from disranker.evaluation.measures import DEFAULT_RULES, Rules, group_scores, measure_run
 from disranker.evaluation.runs import Efficiency, System, write_system
+from disranker.models.bundle import read_facts
 from disranker.schema import Candidate, Judgment, Pair
-from disranker.shards import file_hash
 
 _WARM_UP_PAIRS = 32
 
@@ -31,17 +33,6 @@ class PairScorer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class TestSet:
-    """What is ranked, and the labels that judge it."""
-
-    rows: Sequence[Judgment | Candidate]
-    labels: dict[str, dict[str, int]]
-    hash: str
-    """Of the judgments: systems with different ones must not be compared."""
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
 class Scored:
     """The scores of a test set's rows and what they cost."""
 
@@ -49,37 +40,40 @@ class Scored:
     efficiency: Efficiency
 
 
-def read_test_set(judged: Sequence[Path], candidates: Sequence[Path], qrels: Path | None) -> TestSet:
-    """The judged rows themselves, or candidates re-ranked and measured with the judgments (of `qrels`, if given)."""
-    judgments = list(read_judged(judged)) if judged else []
-    rows: list[Judgment | Candidate] = [*read_candidates(candidates)] if candidates else [*judgments]
-    labels = read_trec_qrels(qrels) if qrels else group_labels(judgments)
-    sources = [qrels] if qrels else list(judged)
-    # A query without a judgment measures nothing; TREC's topic files list some.
-    rows = [row for row in rows if row.query_id in labels]
-    return TestSet(rows, labels, " ".join(map(file_hash, sources)), " ".join(map(str, sources)))
+def score_with(
+    scorer: PairScorer,
+    rows: Sequence[Judgment | Candidate],
+    latency: LatencyConfig | None = None,
+    seed: int = 0,
+    **about: Any,
+) -> Scored:
+    """Scores of a model, timed after a short warm-up; `about` goes into the efficiency (bytes, dtype, threads).
 
-
-def score_with(scorer: PairScorer, rows: Sequence[Judgment | Candidate], **about: Any) -> Scored:
-    """Scores of a model, timed after a short warm-up; `about` goes into the efficiency (bytes, dtype, threads)."""
+    With `latency`, single requests are timed too; `seed` draws their rows, and lengths are in characters, so that every
+    system gets the same requests.
+    """
     pairs = [row.pair for row in rows]
     scorer.score(pairs[:_WARM_UP_PAIRS])
     began = time.perf_counter()
     scores = scorer.score(pairs)
     seconds = time.perf_counter() - began
     speed = len(pairs) / seconds
+    if latency is not None:
+        about["latency"] = measure_latency(
+            scorer, pairs, documents=latency.documents, seconds=latency.seconds, seed=seed
+        )
     return Scored(
         scores,
         Efficiency(parameters=scorer.num_parameters, pairs_per_second=speed, seconds=seconds, **about),
     )
 
 
-def score_bm25(rows: Sequence[Judgment | Candidate]) -> Scored:
-    """BM25 over the documents of the rows."""
+def score_bm25(rows: Sequence[Judgment | Candidate], **about: Any) -> Scored:
+    """BM25 over the documents of the rows; `about` goes into the efficiency (price_per_hour, currency)."""
     began = time.perf_counter()
     scores = bm25_scores(rows)
     seconds = time.perf_counter() - began
-    return Scored(scores, Efficiency(pairs_per_second=len(rows) / seconds, seconds=seconds))
+    return Scored(scores, Efficiency(pairs_per_second=len(rows) / seconds, seconds=seconds, **about))
 
 
 def score_random(rows: Sequence[Judgment | Candidate], seed: int) -> Scored:
@@ -99,6 +93,17 @@ def score_run(rows: Sequence[Judgment | Candidate], run: Mapping[str, Mapping[st
     return Scored(np.array([run[row.query_id][row.doc_id] for row in rows], dtype=np.float32), Efficiency())
 
 
+def describe_model(path: Path) -> dict[str, Any]:
+    """Where a bundle or an export comes from and what training it took, for the provenance of its figures.
+
+    Raises:
+        ValueError: the folder is neither.
+    """
+    facts = read_facts(path)
+    about = {"path": str(path), "fingerprint": facts["fingerprint"], "training": facts.get("training", {})}
+    return about | ({"parity": facts["export"]["parity"]} if "export" in facts else {})
+
+
 def record_system(
     out: str | Path,
     name: str,
@@ -107,16 +112,18 @@ def record_system(
     scored: Scored,
     measures: Sequence[str],
     provenance: Mapping[str, Any],
+    rules: Rules = DEFAULT_RULES,
 ) -> System:
     """Measure a system's scores and write its run and its metrics."""
     query_ids = [row.query_id for row in test_set.rows]
     doc_ids = [row.doc_id for row in test_set.rows]
-    measured = measure_run(test_set.labels, group_scores(query_ids, doc_ids, scored.scores), measures)
+    measured = measure_run(test_set.labels, group_scores(query_ids, doc_ids, scored.scores), measures, rules)
     system = System(
         name=name,
         kind=kind,
         measured=measured,
         efficiency=scored.efficiency,
         provenance={"judged": {"path": test_set.path, "hash": test_set.hash}, **provenance},
+        rules=rules,
     )
     return write_system(out, system, query_ids, doc_ids, scored.scores)

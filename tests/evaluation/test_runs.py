@@ -1,11 +1,14 @@
 """Evaluated systems survive the disk, and broken ones are named."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from disranker.evaluation.efficiency import Latency, LatencyCell
 from disranker.evaluation.measures import group_scores, measure_run
+from disranker.evaluation.rules import Rules
 from disranker.evaluation.runs import Efficiency, System, read_systems, write_system
 
 QUERY_IDS, DOC_IDS = ["q1", "q1", "q1", "q2", "q2"], ["a", "b", "c", "a", "z"]
@@ -43,6 +46,19 @@ def test_a_system_comes_back_as_it_was_written(tmp_path):
     assert np.float32([scores[q][d] for q, d in zip(QUERY_IDS, DOC_IDS, strict=True)]).tobytes() == SCORES.tobytes()
 
 
+def test_latency_price_and_rules_come_back(tmp_path):
+    cell = LatencyCell(10, "long", 33.5, 7, 1.5, 2.5, 3.5, 1000.0)
+    latency = Latency((cell, cell), "characters", 1, 0.5, 3)
+    cost = Efficiency(22, pairs_per_second=500.0, price_per_hour=1.8, currency="EUR", latency=latency)
+    written = replace(make_system(), efficiency=cost, rules=Rules(unjudged="skip", ties="pessimistic"))
+    write_system(tmp_path, written, QUERY_IDS, DOC_IDS, SCORES)
+    back = read_systems(tmp_path)["student-distilled"]
+    assert (back.efficiency, back.rules) == (cost, written.rules)
+    assert back.efficiency.cost_per_million_pairs == pytest.approx(1.0)  # 2000 seconds of 0.0005 EUR
+    assert Efficiency(pairs_per_second=500.0).cost_per_million_pairs is None
+    assert Efficiency(price_per_hour=1.8).cost_per_million_pairs is None
+
+
 def test_the_files_are_plain_and_the_same_each_time(tmp_path):
     write_system(tmp_path, make_system(), QUERY_IDS, DOC_IDS, SCORES)
     path = tmp_path / "student-distilled.metrics.json"
@@ -54,8 +70,9 @@ def test_the_files_are_plain_and_the_same_each_time(tmp_path):
     content = json.loads(first)
     assert content["per_query"]["q2"]["PNR"] == "nan"
     assert content["per_query"]["q1"]["pairs"] == [2, 1, 0]
-    unknown = dict.fromkeys(("bytes", "seconds", "device", "threads", "dtype"))
-    assert content["efficiency"] == {"parameters": 22, "pairs_per_second": 9.5, **unknown}
+    unknown = dict.fromkeys(("bytes", "seconds", "device", "threads", "dtype", "price_per_hour", "latency"))
+    assert content["efficiency"] == {"parameters": 22, "pairs_per_second": 9.5, "currency": "", **unknown}
+    assert (content["format"], content["rules"]["missing"]) == (2, "zero")
     lines = (tmp_path / "student-distilled.trec").read_text().splitlines()
     assert lines[0].split()[:4] == ["q1", "Q0", "c", "1"]
     assert lines[0].split()[5] == "student-distilled"
@@ -77,7 +94,8 @@ def test_broken_folders_are_named(tmp_path):
     for change, message in [
         ({"format": 99}, "format 99"),
         ({"system": "other"}, "system 'other'"),
-        ({"counts": None, "efficiency": {"speed": 1}}, "speed"),
+        ({"counts": None, "efficiency": {"speed": 1, "latency": None}}, "speed"),
+        ({"rules": {"unjudged": "maybe"}}, "unjudged='maybe' is no rule"),
     ]:
         path.write_text(json.dumps(content | change))
         with pytest.raises(ValueError, match=f"student-distilled.metrics.json: .*{message}"):

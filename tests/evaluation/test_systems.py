@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from disranker.config.evaluation import LatencyConfig
 from disranker.data.readers import write_records
 from disranker.data.trec import write_trec_run
+from disranker.evaluation.judged_set import read_test_set
+from disranker.evaluation.rules import Rules
 from disranker.evaluation.runs import read_systems
 from disranker.evaluation.systems import (
-    read_test_set,
+    describe_model,
     record_system,
     score_bm25,
     score_random,
@@ -27,7 +30,7 @@ from disranker.schema import Candidate, Judgment, Pair
 from disranker.shards import file_hash
 
 if TYPE_CHECKING:  # pytest would take it for a class of tests
-    from disranker.evaluation.systems import TestSet
+    from disranker.evaluation.judged_set import TestSet
 
 JUDGED = [
     Judgment("q1", "a", "red shoes", "red shoes", "", 2),
@@ -148,6 +151,35 @@ def test_a_model_is_timed_after_a_warm_up() -> None:
     assert (cost.parameters, cost.bytes, cost.device, cost.threads, cost.dtype) == (7, 5, "cpu", 1, "float32")
     assert cost.seconds is not None and cost.seconds > 0
     assert cost.pairs_per_second == pytest.approx(50 / cost.seconds)
+
+
+def test_requests_are_timed_when_latency_is_asked_for() -> None:
+    model = ByLength()
+    rows = [replace(JUDGED[0], doc_id=f"d{i}", title="x" * (i + 1)) for i in range(9)]
+    config = LatencyConfig(documents=[2], seconds=1e-9)
+    latency = score_with(model, rows, config, seed=4).efficiency.latency
+    assert latency is not None and (latency.length_unit, latency.seed) == ("characters", 4)
+    assert [(cell.documents, cell.length, cell.repeats) for cell in latency.cells] == [
+        (2, length, 1) for length in ("short", "middle", "long")
+    ]
+    # the warm-up and the whole set, then an untimed and a timed request for each cell
+    assert [len(call) for call in model.calls] == [9, 9, *[2] * 6]
+
+
+def test_the_rules_are_those_of_the_measurement_and_are_kept(files: Path) -> None:
+    test_set = read_test_set([files / "judged.parquet"], [files / "candidates.parquet"], None)
+    scored = score_run(test_set.rows, {"q1": {"d": 3.0, "a": 2.0, "b": 1.0}}, Path("r"))
+    rules = Rules(unjudged="skip", missing="skip")
+    record_system(files / "out", "s", "run", test_set, scored, ["nDCG@10"], {}, rules)
+    found = read_systems(files / "out")["s"]
+    assert found.rules == rules
+    # d, which nobody judged, is taken out of the list, and q2 is in no figure
+    assert found.measured.per_query["nDCG@10"] == {"q1": 1.0}
+
+
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="is no bundle"):
+        describe_model(tmp_path)
 
 
 def test_baselines_need_no_model() -> None:

@@ -41,7 +41,7 @@ FILES = {
     "pretrained": BUNDLE | {"generation_config.json"},
     "teacher": BUNDLE,
     "teacher-lora": BUNDLE,
-    "store": {"manifest.json", *(f"scores-00000{index}.parquet" for index in range(4))},
+    "store": {"manifest.json", "metrics.jsonl", *(f"scores-00000{index}.parquet" for index in range(4))},
     "student": BUNDLE | {"vocab.txt"},
     "evaluated": {f"{name}.{kind}" for name in SYSTEMS for kind in ("trec", "metrics.json")},
     "report": {"report.html", "report.json", "report.md"},
