@@ -149,7 +149,8 @@ class ClicksConfig(Settings):
     """What users would have done with each ranking, estimated from a click log by inverse propensity scoring."""
 
     log: list[InputPath]
-    """Click logs with impressions and positions, of the queries that were measured."""
+    """Click logs with impressions and positions, of the queries that were measured; with the rows of 0 clicks, if the
+    log has them, estimates need fewer assumptions."""
     depth: Positive = 10
     """Positions that count, from the first."""
     propensities: list[Seconds] | None = None

@@ -31,6 +31,7 @@ __all__ = [
     "parse_rows",
     "read_candidates",
     "read_clicks",
+    "read_impressions",
     "read_judged",
     "read_record_rows",
     "read_trec_qrels",
@@ -50,6 +51,15 @@ def read_clicks(path: Paths) -> Iterator[Click]:
         InputError: at the first fault.
     """
     return strict(parse_records(path, Click))
+
+
+def read_impressions(path: Paths) -> Iterator[Click]:
+    """The rows of a click log with those of 0 clicks: what was shown, which estimates of users' behaviour go by.
+
+    Raises:
+        InputError: at the first fault.
+    """
+    return strict(parse_rows(read_record_rows(path, Click), Click, unclicked=True))
 
 
 def read_judged(path: Paths) -> Iterator[Judgment]:
@@ -84,12 +94,14 @@ def read_record_rows(path: Paths, record_type: type) -> Iterator[Row | Fault]:
 
 
 def parse_rows(
-    rows: Iterable[Row | Fault], record_type: type[R], *, negative_to_zero: bool = False
+    rows: Iterable[Row | Fault], record_type: type[R], *, negative_to_zero: bool = False, unclicked: bool = False
 ) -> Iterator[R | Fault]:
     """The records and the faults of rows that come from anywhere; a row with several faults gives each of them."""
     parsers = {name: _PARSERS[name] for name in field_names(record_type)}
     if negative_to_zero:
         parsers["label"] = partial(parse_label, negative_to_zero=True)
+    if unclicked:
+        parsers["clicks"] = partial(_parse_num_clicks, lowest=0)
     pairs, queries = SeenPairs(), SeenQueries()
     for row in rows:
         if isinstance(row, Fault):
@@ -121,8 +133,8 @@ def as_paths(path: Paths) -> list[Path]:
     return paths
 
 
-def _parse_num_clicks(row: Row, name: str) -> int:
-    count = parse_count(row, name, 1)
+def _parse_num_clicks(row: Row, name: str, lowest: int = 1) -> int:
+    count = parse_count(row, name, lowest)
     return 1 if count is None else count
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from disranker.config.evaluation import ClicksConfig, CutoffsConfig, ReportConfig, SlicesConfig
 from disranker.data.faults import strict
-from disranker.data.readers import read_clicks
+from disranker.data.readers import read_impressions
 from disranker.data.rows import read_rows
 from disranker.evaluation.agreement import Agreement, compare_to_teacher
 from disranker.evaluation.calibration import CalibrationReport, calibrate
@@ -177,7 +177,7 @@ def _slicings(slices: SlicesConfig, config: ReportConfig, material: Material) ->
         elif name == "relevant":
             yield by_relevant(labels)
         elif config.clicks is not None:
-            yield by_clicks(queries, read_clicks(config.clicks.log))
+            yield by_clicks(queries, read_impressions(config.clicks.log))
     if slices.table is not None:
         table = read_query_table(slices.table, slices.columns)
         measured = material.standings.systems[material.focus[0]].measured.per_query[material.standings.primary]
@@ -279,7 +279,7 @@ def _cascade(config: ReportConfig, material: Material) -> tuple[CascadeCurve, ..
 
 
 def _clicks(clicks: ClicksConfig, config: ReportConfig, material: Material) -> Clicks:
-    table = tabulate_clicks(read_clicks(clicks.log))
+    table = tabulate_clicks(read_impressions(clicks.log))
     estimated = estimate_propensities(table, clicks.depth) if clicks.propensities is None else None
     propensities = estimated.values if estimated else tuple(clicks.propensities or ())
     return Clicks(

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from disranker.data.faults import InputError
-from disranker.data.readers import _OPTIONAL, read_candidates, read_clicks, read_judged, write_records
+from disranker.data.readers import _OPTIONAL, read_candidates, read_clicks, read_impressions, read_judged, write_records
 from disranker.schema import Candidate, Click, Judgment, field_names
 
 JUDGED = [
@@ -121,6 +121,14 @@ def test_writing_is_streaming(tmp_path: Path) -> None:
     assert write_records(tmp_path / "c.parquet", Candidate, rows(), rows_per_group=4) == 10
     groups = pq.ParquetFile(tmp_path / "c.parquet")
     assert [groups.metadata.row_group(i).num_rows for i in range(groups.num_row_groups)] == [4, 4, 2]
+
+
+def test_what_was_shown_and_not_clicked_is_an_impression_and_no_click(tmp_path: Path) -> None:
+    shown = Click("boots", "Boots", "", clicks=0, impressions=7, position=3)
+    path = write_csv(tmp_path / "shown.csv", [asdict(shown)])
+    assert list(read_impressions(path)) == [shown]
+    with pytest.raises(InputError, match="clicks is '0', not a whole number from 1"):
+        list(read_clicks(path))
 
 
 def test_clicks_with_and_without_what_the_log_knows(tmp_path: Path) -> None:
