@@ -38,7 +38,6 @@ def main() -> None:
     for name, default, text in (
         ("num_pairs", 512, "pairs, from the first candidate on"),
         ("max_tokens", 256, "tokens of a pair at most, for everybody"),
-        ("tokens_per_batch", 2048, "tokens in a batch of ours"),
         ("batch_size", 32, "pairs in a batch of the others"),
         ("repeats", 5, "measurements of each system, after one that does not count"),
     ):
@@ -50,7 +49,7 @@ def main() -> None:
         tokenizer = load_tokenizer(args.model)
         encoder = PairEncoder(tokenizer, get_template("plain"), max_tokens=args.max_tokens, max_query_tokens=64)
         save_bundle(folder, build_ranker_model(ModelConfig(name=args.model), tokenizer, seed=0), encoder, {})
-        scorer = Scorer.load(folder, dtype=args.dtype, tokens_per_batch=args.tokens_per_batch)
+        scorer = Scorer.load(folder, dtype=args.dtype)
         dtype = {"dtype": torch_dtype(args.dtype)}
         cross = CrossEncoder(folder, max_length=args.max_tokens, model_kwargs=dtype, device=str(dist.device()))
         systems: dict[str, Callable[[], object]] = {

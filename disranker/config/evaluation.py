@@ -84,8 +84,8 @@ class EvalConfig(Settings):
     """Also measure the latency of single requests, of bundles and exports; null does not."""
     currency: str = ""
     """Unit of the systems' price_per_hour, as the report writes it."""
-    tokens_per_batch: Positive = 8192
-    """Tokens scored at once."""
+    tokens_per_batch: Positive | None = None
+    """Tokens scored at once, halved by itself when memory runs out; null: 2,048 on a CPU, 8,192 on a GPU."""
     seed: int = 0
     """Seed of the random order."""
 

@@ -28,8 +28,8 @@ class ScoreConfig(Settings):
     that was shown to a language model, its answer as permutation: "[3] > [1] > [2]"; position p becomes score -p."""
     pairs_per_shard: Positive = 4096
     """Distinct pairs in a shard: what a killed run loses at most on each rank."""
-    tokens_per_batch: Positive = 8192
-    """Tokens scored at once; halved by itself when memory runs out."""
+    tokens_per_batch: Positive | None = None
+    """Tokens scored at once, halved by itself when memory runs out; null: 2,048 on a CPU, 8,192 on a GPU."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the teacher's weights while it scores."""
     representation: Literal["pooled"] | None = None

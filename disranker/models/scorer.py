@@ -25,7 +25,9 @@ from disranker.models.ranker import Ranker
 from disranker.schema import Pair
 from disranker.text.encode import PairEncoder, Tokens
 
-DEFAULT_TOKENS_PER_BATCH = 8192
+DEFAULT_TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 8192}
+"""Tokens scored at once where nothing is said.  A CPU's caches hold the activations of few: SmolLM2-135M scores about
+a tenth faster with 1,024 to 2,048 tokens than with 8,192."""
 MIN_SAVED_SHARE = 0.1
 """Share of all tokens that shared prefixes must save to be used: padding in their attention and masks cost a little.
 
@@ -46,17 +48,13 @@ class Prefixes(NamedTuple):
 class Scorer:
     """Scores pairs with a ranker; `Scorer.load(path).score(pairs)` is the whole interface."""
 
-    def __init__(
-        self, ranker: Ranker, encoder: PairEncoder, *, tokens_per_batch: int = DEFAULT_TOKENS_PER_BATCH
-    ) -> None:
+    def __init__(self, ranker: Ranker, encoder: PairEncoder, *, tokens_per_batch: int | None = None) -> None:
         self.ranker = ranker
         self.encoder = encoder
-        self.tokens_per_batch = tokens_per_batch
+        self.tokens_per_batch = tokens_per_batch or DEFAULT_TOKENS_PER_BATCH[dist.device().type]
 
     @classmethod
-    def load(
-        cls, path: str | Path, *, dtype: str = "float32", tokens_per_batch: int = DEFAULT_TOKENS_PER_BATCH
-    ) -> Self:
+    def load(cls, path: str | Path, *, dtype: str = "float32", tokens_per_batch: int | None = None) -> Self:
         """The scorer of a bundle, on this process' device; `dtype` is float32 or bfloat16.
 
         Raises:

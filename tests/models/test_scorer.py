@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from disranker import dist
 from disranker.models.packed import Packed, pack
 from disranker.models.ranker import Ranker
-from disranker.models.scorer import Prefixes, Scorer, find_prefixes, token_batches
+from disranker.models.scorer import DEFAULT_TOKENS_PER_BATCH, Prefixes, Scorer, find_prefixes, token_batches
 from disranker.schema import Pair
 from disranker.text.encode import Tokens
 from tests.tiny import PAIRS, classifier, encoder, pair_tokenizer, prompt_tokenizer, sequences
@@ -109,7 +110,7 @@ def test_any_other_error_is_raised_at_once(
     monkeypatch.setattr(scorer, "_forward", failing(scorer, 5, RuntimeError("shapes cannot be multiplied")))
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         scorer.score(MANY)
-    assert scorer.tokens_per_batch == 8192
+    assert scorer.tokens_per_batch == DEFAULT_TOKENS_PER_BATCH[dist.device().type]
     assert capsys.readouterr().out == ""
 
 
