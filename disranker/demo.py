@@ -1,8 +1,8 @@
 """The demo: the whole way on the built-in world, from a click log to an exported student with a report.
 
-Every step does what the command line says that is printed.  The two students have the same model, steps and dev set,
-and each the best of an equal grid of learning rates; the two teachers have the same of everything.  The world and the
-sizes below were settled while looking at results of seed 0 (RESULTS.md says how).
+Every step does what the command line says that is printed.  The two students have the same model, optimizer, steps and
+dev set, and so have the two teachers.  The world and the sizes below were settled while looking at results of seed 0
+(RESULTS.md says how, and has the grid of the students' rates).
 """
 
 from __future__ import annotations

@@ -44,16 +44,11 @@ def test_every_command_of_the_demo_is_sound(tmp_path: Path) -> None:
         "pretrained", "teacher", "teacher-without-pretraining", "store", "student-distilled", "student-labels",
         "student-onnx", "evaluated", "report",
     ]  # fmt: skip
-    # The baselines are not held back: same steps, same dev set, same model, same optimizer; but for the students' rate,
-    # for each of them has the best one of its own grid.
+    # The baselines are not held back: same optimizer, same steps, same dev set, same model.
     for one, other in (("teacher", "teacher-without-pretraining"), ("student-distilled", "student-labels")):
+        assert settings[one].optim == settings[other].optim
         assert settings[one].training == settings[other].training
         assert settings[one].judged_dev == settings[other].judged_dev
-    assert settings["teacher"].optim == settings["teacher-without-pretraining"].optim
-    rate = settings["student-distilled"].optim.learning_rate
-    assert settings["student-labels"].optim.model_copy(update={"learning_rate": rate}) == (
-        settings["student-distilled"].optim
-    )
     assert settings["student-distilled"].model == settings["student-labels"].model
     assert settings["teacher-without-pretraining"].model.architecture == settings["pretrained"].model.architecture
 

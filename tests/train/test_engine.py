@@ -117,7 +117,7 @@ def test_a_step_with_fewer_items_than_micro_batches(way: str, tmp_path: Path) ->
 def test_gradient_checkpointing_changes_nothing(tmp_path: Path) -> None:
     model = make_model("llama-rank")
     assert isinstance(model, Ranker)
-    model.stock.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.stock.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     calls = []
     layer = model.stock.base_model.layers[0].mlp
     layer.register_forward_pre_hook(lambda *_: calls.append(1))
