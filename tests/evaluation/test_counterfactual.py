@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike
 
 from disranker.data.click_model import SPAM
 from disranker.evaluation.counterfactual import Estimate, estimate_clicks, rank_pairs
@@ -31,9 +33,9 @@ def simulated() -> Simulated:
 
 
 def clicks_of(
-    log: list[Click], ranking: dict[str, list[Pair]], propensities: object = T, **changed: object
+    log: list[Click], ranking: dict[str, list[Pair]], propensities: ArrayLike = T, **changed: Any
 ) -> Estimate:
-    found = estimate_clicks(tabulate_clicks(log), ranking, propensities, **changed)  # type: ignore[arg-type]
+    found = estimate_clicks(tabulate_clicks(log), ranking, propensities, **changed)
     return found.metrics["clicks_per_page"]
 
 

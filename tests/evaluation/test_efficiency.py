@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import Any
 
 import pytest
 
@@ -124,11 +125,11 @@ def test_the_same_seed_asks_the_same() -> None:
         ({"token_lengths": [1, 2]}, "2 token_lengths for 9 pairs"),
     ],
 )
-def test_bad_calls(changed: dict[str, object], message: str) -> None:
+def test_bad_calls(changed: dict[str, Any], message: str) -> None:
     scorer = TurningClock()
-    arguments: dict[str, object] = {"pairs": PAIRS, "seconds": 0.001, "clock": scorer.clock, **changed}
+    arguments: dict[str, Any] = {"pairs": PAIRS, "seconds": 0.001, "clock": scorer.clock, **changed}
     with pytest.raises(ValueError, match=message):
-        measure_latency(scorer, **arguments)  # type: ignore[arg-type]
+        measure_latency(scorer, **arguments)
     assert scorer.calls == []
 
 

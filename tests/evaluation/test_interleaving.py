@@ -66,10 +66,11 @@ def world(num_queries: int, noise: float, seed: int = 0) -> tuple[dict[str, Any]
     rng = np.random.default_rng(seed)
     labels = np.random.default_rng(99).integers(0, 5, size=(num_queries, 12))
     scores = labels + rng.normal(0, noise, labels.shape)
-    return tuple(  # type: ignore[return-value]
+    by_query, run = (
         {f"q{q:04}": {f"d{d}": kind(value) for d, value in enumerate(row)} for q, row in enumerate(values)}
         for values, kind in ((labels, int), (scores, float))
     )
+    return by_query, run
 
 
 def test_a_ranking_against_itself_is_a_tie() -> None:

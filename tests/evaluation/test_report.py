@@ -201,7 +201,9 @@ def test_the_teacher_is_compared_with_the_student_by_measures_of_the_same_runs(
 ) -> None:
     _, report = everything
     scores = {name: report.standings.systems[name].read_scores() for name in ("teacher", "student")}
-    gap = report.analyses.agreement.score_gaps[0]  # type: ignore[union-attr]
+    agreement = report.analyses.agreement
+    assert agreement is not None
+    gap = agreement.score_gaps[0]
     assert gap.teacher_score == np.float32(scores["teacher"][gap.query_id][gap.doc_id])
     assert gap.student_score == np.float32(scores["student"][gap.query_id][gap.doc_id])
 
