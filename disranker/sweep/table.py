@@ -88,7 +88,10 @@ def assemble_table(config: SweepConfig, plan: Sequence[Step], outcome: Outcome) 
     """
     systems, missing = _read(config, plan, outcome)
     if not systems:
-        raise ValueError("nothing was measured on every seed: " + "; ".join(f"{k}: {v}" for k, v in missing.items()))
+        # One step that all wait for is one cause, not one for each of them.
+        of_cause = {cause: [name for name, why in missing.items() if why == cause] for cause in missing.values()}
+        told = "; ".join(f"{', '.join(names)}: {cause}" for cause, names in of_cause.items())
+        raise ValueError(f"nothing was measured on every seed: {told}")
     measures = tuple(next(iter(systems.values()))[config.seeds[0]].measured.aggregate)
     shared = len({of.judged_hash for by_seed in systems.values() for of in by_seed.values()}) == 1
     pooled = {
