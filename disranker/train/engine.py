@@ -40,8 +40,8 @@ class Objective(Protocol):
     def count(self, batch: Any) -> float:
         """Units (queries, tokens) of the batch, by which the loss is normalised."""
 
-    def loss(self, model: Any, batch: Any) -> dict[str, Tensor]:
-        """The loss under `loss`, and its parts, each summed over the units of the batch."""
+    def loss(self, model: Any, batch: Any, step: int) -> dict[str, Tensor]:
+        """The loss of that step (from 0) under `loss`, and its parts, each summed over the units of the batch."""
 
 
 class Plan(Protocol):
@@ -98,7 +98,7 @@ def train(
         for step, make_batches in zip(range(first_step, num_steps), plan.steps(first_step), strict=False):
             rate = learning_rate(step, num_steps, optim)
             torch.manual_seed(stable_seed(training.seed, "dropout", step, dist.process_rank()) % 2**63)
-            metrics = train_step(engine, objective, make_batches(), rate)
+            metrics = train_step(engine, objective, make_batches(), step, rate)
             progress["step"] = step + 1
             progress["tokens"] += metrics["tokens"]
             progress["pairs"] += metrics["pairs"]
@@ -125,7 +125,9 @@ def train(
     return Trained(progress["step"], tokens, pairs, seconds, best_step, best_value)
 
 
-def train_step(engine: DeepSpeedEngine, objective: Objective, batches: Sequence[Any], rate: float) -> dict[str, float]:
+def train_step(
+    engine: DeepSpeedEngine, objective: Objective, batches: Sequence[Any], step: int, rate: float
+) -> dict[str, float]:
     """One optimizer step on this rank's micro-batches; the metrics are over all ranks."""
     began = time.monotonic()
     batches = [batch.to(dist.device()) for batch in batches]
@@ -139,7 +141,7 @@ def train_step(engine: DeepSpeedEngine, objective: Objective, batches: Sequence[
         group["lr"] = rate
     sums: dict[str, float] = {}
     for batch in batches:
-        parts = objective.loss(engine, batch)
+        parts = objective.loss(engine, batch, step)
         # DeepSpeed divides by ranks and by accumulation; multiplying by both leaves sum / count.
         engine.backward(parts["loss"] * (dist.world_size() * len(batches) / count))
         engine.step()

@@ -77,7 +77,7 @@ class RankObjective:
         """Queries of the batch."""
         return batch.weight * len(batch.docs_per_query)
 
-    def loss(self, model: Callable[..., Tensor], batch: GroupBatch) -> dict[str, Tensor]:
+    def loss(self, model: Callable[..., Tensor], batch: GroupBatch, step: int) -> dict[str, Tensor]:
         """The loss and its parts, and how many queries have no pair to learn an order from."""
         scores_QD = scores_by_query(model(batch.packed), batch.mask_QD)
         parts = weighted_parts(self._terms, scores_QD, batch.targets_QD, batch.mask_QD)
@@ -98,7 +98,7 @@ class DistillObjective:
         """Queries of the batch."""
         return batch.weight * len(batch.docs_per_query)
 
-    def loss(self, model: Callable[..., Tensor], batch: GroupBatch) -> dict[str, Tensor]:
+    def loss(self, model: Callable[..., Tensor], batch: GroupBatch, step: int) -> dict[str, Tensor]:
         """The weighted sum, and its two parts before weighting, each summed over queries."""
         scores_QD = scores_by_query(model(batch.packed), batch.mask_QD)
         point = batch.weight * point_mse(scores_QD, batch.targets_QD, batch.mask_QD, reduction="sum")
@@ -116,7 +116,7 @@ class LanguageModelObjective:
         """Predicted tokens of the batch."""
         return batch.weight * int(batch.predict_T.sum())
 
-    def loss(self, model: nn.Module, batch: TextBatch) -> dict[str, Tensor]:
+    def loss(self, model: nn.Module, batch: TextBatch, step: int) -> dict[str, Tensor]:
         """Negative log-likelihood in nats, summed over predicted tokens."""
         losses_N = model(batch.packed, batch.predict_T)
         return {"loss": batch.weight * torch.sum(losses_N)}

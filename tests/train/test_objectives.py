@@ -53,28 +53,28 @@ def test_hinge_is_a_sum_over_queries() -> None:
     batch, model = groups([[0.5, 0.0], [0.0, 1.0, 0.0]], [[1.0, 0.0], [2.0, 1.0, 0.0]])
     objective = RankObjective(rank_config(loss="hinge"))
     assert objective.count(batch) == 2
-    assert objective.loss(model, batch)["loss"].item() == pytest.approx(1.5)
+    assert objective.loss(model, batch, step=0)["loss"].item() == pytest.approx(1.5)
     wider = RankObjective(rank_config(loss=[{"name": "hinge", "margin": 2.0}]))
-    assert wider.loss(model, batch)["loss"].item() == pytest.approx(1.5 + 2.0)
+    assert wider.loss(model, batch, step=0)["loss"].item() == pytest.approx(1.5 + 2.0)
 
 
 def test_ranknet_is_a_sum_over_queries() -> None:
     batch, model = groups([[0.5, 0.0], [3.0]], [[1.0, 0.0], [2.0]])
-    loss = RankObjective(rank_config(loss="ranknet")).loss(model, batch)["loss"]
+    loss = RankObjective(rank_config(loss="ranknet")).loss(model, batch, step=0)["loss"]
     assert loss.item() == pytest.approx(float(np.log1p(np.exp(-0.5))))
 
 
 def test_several_losses_are_a_weighted_sum_with_every_part_beside_it() -> None:
     batch, model = groups([[0.5, 0.0], [1.0, 1.0]], [[1.0, 0.0], [2.0, 2.0]])
     terms = [{"name": "hinge", "margin": 2.0}, {"name": "mse", "weight": 0.5}, {"name": "ranknet", "weight": 0.0}]
-    parts = RankObjective(rank_config(loss=terms)).loss(model, batch)
+    parts = RankObjective(rank_config(loss=terms)).loss(model, batch, step=0)
     expected = {"hinge": 1.5, "mse": 0.125 + 1.0, "ranknet": float(np.log1p(np.exp(-0.5))), "share_without_pairs": 1.0}
     assert {name: part.item() for name, part in parts.items()} == pytest.approx({"loss": 1.5 + 0.5 * 1.125, **expected})
 
 
 def test_one_loss_is_no_part_of_itself() -> None:
     batch, model = groups([[0.5, 0.0], [3.0], [1.0, 2.0]], [[1.0, 0.0], [2.0], [0.0, 0.0]])
-    parts = RankObjective(rank_config(loss=["ranknet"])).loss(model, batch)
+    parts = RankObjective(rank_config(loss=["ranknet"])).loss(model, batch, step=0)
     assert list(parts) == ["loss", "share_without_pairs"]
     assert parts["share_without_pairs"].item() == 2.0  # summed, as every part; the engine divides by the queries
 
@@ -83,7 +83,7 @@ def test_one_loss_is_no_part_of_itself() -> None:
 def test_every_loss_can_be_named_and_pulls(name: str) -> None:
     batch, model = groups([[0.1, 0.0, 0.2]], [[1.0, 0.0, 2.0]])
     term = {"name": name, **({"max_label": 4} if name in ("bce", "ordinal") else {})}
-    loss = RankObjective(rank_config(loss=[term])).loss(model, batch)["loss"]
+    loss = RankObjective(rank_config(loss=[term])).loss(model, batch, step=0)["loss"]
     (gradient,) = torch.autograd.grad(loss, model(None))
     assert loss.item() > 0.0 and gradient.abs().sum() > 0.0
 
@@ -92,7 +92,7 @@ def test_every_loss_can_be_named_and_pulls(name: str) -> None:
 def test_distillation_weighs_its_two_parts(point: float, margin: float) -> None:
     # errors 1 and -1 -> point 1, margin (1 - (-1))^2 = 4; second query: error 2 -> point 4, no pair
     batch, model = groups([[1.0, 0.0], [2.0]], [[0.0, 1.0], [0.0]])
-    parts = DistillObjective(distill_config(point_weight=point, margin_weight=margin)).loss(model, batch)
+    parts = DistillObjective(distill_config(point_weight=point, margin_weight=margin)).loss(model, batch, step=0)
     assert {name: part.item() for name, part in parts.items()} == pytest.approx(
         {"loss": point * 5.0 + margin * 4.0, "point_mse": 5.0, "margin_mse": 4.0}
     )
@@ -101,7 +101,7 @@ def test_distillation_weighs_its_two_parts(point: float, margin: float) -> None:
 @pytest.mark.parametrize("objective", [RankObjective(rank_config()), DistillObjective(distill_config())])
 def test_a_stand_in_counts_nothing_and_pulls_nothing(objective: RankObjective | DistillObjective) -> None:
     batch, model = groups([[0.3, 0.9]], [[1.0, 0.0]], weight=0.0)
-    parts = objective.loss(model, batch)
+    parts = objective.loss(model, batch, step=0)
     assert objective.count(batch) == 0
     assert {part.item() for part in parts.values()} == {0.0}
     (gradient,) = torch.autograd.grad(parts["loss"], model(None))
@@ -121,5 +121,5 @@ def test_the_language_model_counts_predicted_tokens() -> None:
     def model(packed: Any, predict_T: Tensor) -> Tensor:
         return torch.arange(1.0, 1.0 + int(predict_T.sum()))
 
-    assert objective.loss(model, text_batch(1.0))["loss"].item() == 15.0
-    assert objective.loss(model, text_batch(0.0))["loss"].item() == 0.0
+    assert objective.loss(model, text_batch(1.0), step=0)["loss"].item() == 15.0
+    assert objective.loss(model, text_batch(0.0), step=0)["loss"].item() == 0.0
