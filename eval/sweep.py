@@ -3,7 +3,7 @@
     python eval/sweep.py --config eval/configs/sweep_losses.yaml
 
 Called again it skips what is done, does anew what has changed, and goes on with what a kill cut short.  Writes
-sweep.json, sweep.md and sweep.svg; the evaluated systems of a seed are in OUT/seed-S/evaluated for eval/report.py.
+sweep.{json,md,svg} and scores.svg; the evaluated systems of a seed are in OUT/seed-S/evaluated for eval/report.py.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def main(argv: list[str] | None = None) -> int:
     logs = {step.name: step.log for step in plan}
     for name, why in outcome.failed.items():
         print(f"failed: {name} ({why}), see {logs[name]}", file=sys.stderr)
-    print(f"wrote {out}: sweep.json, sweep.md and sweep.svg, {len(table.rows)} systems on {len(config.seeds)} seeds")
+    print(
+        f"wrote {out}: sweep.{{json,md,svg}} and scores.svg, {len(table.rows)} systems on {len(config.seeds)} seeds"
+    )
     return 1 if outcome.failed else 0
 
 

@@ -23,6 +23,7 @@ from sentence_transformers import CrossEncoder
 
 from disranker import dist
 from disranker.config.parts import ModelConfig
+from disranker.data.groups import collect
 from disranker.data.readers import read_candidates
 from disranker.models.build import build_ranker_model, load_tokenizer, torch_dtype
 from disranker.models.bundle import save_bundle
@@ -41,14 +42,17 @@ def main() -> None:
     parser.add_argument("--template", choices=PROMPTS, default="plain", help="prompt, long or none at all")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="type of the weights")
     for name, default, text in (
-        ("num_pairs", 512, "pairs, from the first candidate on"),
+        ("num_pairs", 512, "pairs, query after query"),
+        ("docs_per_query", 16, "of a query, the first of its candidates"),
         ("max_tokens", 256, "tokens of a pair at most, for everybody"),
         ("batch_size", 32, "pairs in a batch of the others"),
         ("repeats", 5, "measurements of each system, after one that does not count"),
     ):
         parser.add_argument(f"--{name}", type=int, default=default, help=text)
     args = parser.parse_args()
-    pairs = [candidate.pair for candidate in read_candidates(args.candidates)][: args.num_pairs]
+    pair_set = collect(read_candidates(args.candidates))
+    rows = [row for _, of_query in pair_set.groups() for row in of_query[: args.docs_per_query].tolist()]
+    pairs = [pair_set.pairs[row] for row in rows[: args.num_pairs]]
     prompt = TEMPLATES[args.template]
     assert isinstance(prompt, PromptTemplate)
     prompts = [_halves(prompt, pair) for pair in pairs]

@@ -1,12 +1,16 @@
-"""The table of a sweep as a picture: each system's mean and interval, and a small dot for every seed."""
+"""The table of a sweep as pictures: each system's mean and interval, and how it spreads its scores."""
 
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from disranker.evaluation.summary import figure
+from disranker.sweep.distributions import BIN_EDGES
 from disranker.sweep.table import SweepTable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _INK, _MUTED, _RULE, _ACCENT = "#1f2328", "#6e7781", "#d0d7de", "#0b66c3"
 _WIDTH_INCHES = 7.0
@@ -50,6 +54,32 @@ def draw_table(table: SweepTable) -> str:
         axes.tick_params(length=0)
         axes.grid(axis="x", color=_RULE, linewidth=0.6)
         axes.set_axisbelow(True)
-        buffer = io.StringIO()
-        picture.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-        return buffer.getvalue()
+        return _as_svg(picture)
+
+
+def draw_scores(table: SweepTable) -> str:
+    """The histogram of every system's standardised scores as SVG text, on that of the system others keep a share of."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    whole = table.row(table.retention_of or "")
+    with rc_context(_SETTINGS):
+        picture = Figure(figsize=(_WIDTH_INCHES, _ROW_INCHES * 1.6 * len(table.rows) + 1.0), layout="constrained")
+        every = picture.subplots(len(table.rows), sharex=True, squeeze=False)[:, 0]
+        for axes, row in zip(every, table.rows, strict=True):
+            if whole is not None:
+                axes.stairs(whole.scores.histogram, BIN_EDGES, fill=True, color=_RULE)
+            colour = _MUTED if row is whole or row.is_reference else _ACCENT
+            axes.stairs(row.scores.histogram, BIN_EDGES, color=colour, linewidth=1.2)
+            axes.set_yticks([])
+            axes.set_ylabel(row.name, rotation=0, ha="right", va="center", color=_INK)
+            axes.tick_params(length=0)
+        behind = f"; grey: {whole.name}" if whole is not None else ""
+        every[-1].set_xlabel(f"score, in standard deviations from the mean{behind}")
+        return _as_svg(picture)
+
+
+def _as_svg(picture: Figure) -> str:
+    buffer = io.StringIO()
+    picture.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""The table of a sweep as files: sweep.json with every figure, sweep.md to read, sweep.svg to look at."""
+"""The table of a sweep as files: sweep.json with every figure, sweep.md to read, two pictures to look at."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from disranker.evaluation.runs import write_json
 from disranker.evaluation.summary import MINUS, NONE, count, figure, magnitude, p_value, percent, signed, span
 from disranker.settings import provenance
 from disranker.shards import write_atomic
-from disranker.sweep.picture import draw_table
+from disranker.sweep.distributions import QUANTILES
+from disranker.sweep.picture import draw_scores, draw_table
 from disranker.sweep.table import CONFIDENCE, SAMPLES, Row, SweepTable
 from disranker.train.journal import clock
 
@@ -20,7 +21,7 @@ FORMAT = 1
 
 
 def write_table(config: SweepConfig, table: SweepTable) -> None:
-    """Write the three files into the folder of the sweep."""
+    """Write the four files into the folder of the sweep."""
     out = Path(config.out)
     content = {
         "format": FORMAT,
@@ -31,7 +32,8 @@ def write_table(config: SweepConfig, table: SweepTable) -> None:
         "provenance": provenance(),
     }
     write_json(out / "sweep.json", content)
-    for name, text in (("sweep.md", render_markdown(table)), ("sweep.svg", draw_table(table))):
+    files = {"sweep.md": render_markdown(table), "sweep.svg": draw_table(table), "scores.svg": draw_scores(table)}
+    for name, text in files.items():
         with write_atomic(out / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
@@ -51,6 +53,7 @@ def render_markdown(table: SweepTable) -> str:
         f"baseline {table.baseline}.",
         "\n".join(f"| {' | '.join(cells)} |" for cells in [heads, ["---"] * len(heads), *rows]),
         "\n".join(f"- {name} is not in the table: {why}." for name, why in table.missing.items()),
+        _scores_table(table),
         "\n".join(f"- {line}" for line in _how_to_read(table)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -81,6 +84,21 @@ def _cells(table: SweepTable, row: Row, primary: str, others: Sequence[str]) -> 
     return [cell.replace("|", "\\|") for cell in cells]
 
 
+def _scores_table(table: SweepTable) -> str:
+    """How the systems spread their scores, and how far they order documents as the named one does."""
+    heads = ["scores", "mean", "std", "within queries", *(f"{percent(share)}" for share in QUANTILES)]
+    if table.retention_of:
+        heads.append(f"tau-b with {table.retention_of}")
+    rows = []
+    for row in table.rows:
+        of = row.scores
+        cells = [row.name, figure(of.mean), figure(of.std), percent(of.within_queries), *map(figure, of.quantiles)]
+        if table.retention_of:
+            cells.append(NONE if of.tau is None else figure(of.tau))
+        rows.append(cells)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [heads, ["---"] * len(heads), *rows])
+
+
 def _how_to_read(table: SweepTable) -> list[str]:
     seconds = sum(step["seconds"] or 0.0 for step in table.steps)
     return [
@@ -90,6 +108,8 @@ def _how_to_read(table: SweepTable) -> list[str]:
         "the columns of the seeds show what another seed would change.",
         "*Slanted* rows are references. Steps, pairs and seconds are those of the last training step, mean over the "
         "seeds; other processes may have run at the same time.",
+        "Scores: mean and standard deviation of the raw ones; the share of their variance that lies between documents "
+        "of one query; quantiles in standard deviations from the mean. tau-b is Kendall's, mean over queries.",
         f"{len(table.steps)} steps, {clock(seconds)} of processes; code: {', '.join(table.commits)}. Every command, "
         "seed and runtime is in sweep.json.",
     ]

@@ -21,6 +21,7 @@ from disranker.evaluation.pairs import PairCounts
 from disranker.evaluation.resampling import aggregate, query_table
 from disranker.evaluation.runs import System, read_systems
 from disranker.evaluation.significance import Comparison, compare, correct_holm, measure_interval
+from disranker.sweep.distributions import ScoreSpread, spread_scores
 from disranker.sweep.plan import Step, evaluated_folder
 from disranker.sweep.runner import Outcome, command_line, read_marker
 
@@ -47,6 +48,7 @@ class Row:
     retention: dict[str, float]
     """measure -> share of the value of the named system; without a measure by which that one is 0 or infinite, and
     empty where none is named or it is not in the table."""
+    scores: ScoreSpread
     training: dict[str, float]
     """steps, pairs, tokens and seconds of the last step, mean over the seeds; empty where nothing was trained."""
     fingerprints: dict[int, str]
@@ -55,7 +57,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class SweepTable:
-    """All that the three files say."""
+    """All that the files say."""
 
     title: str
     measures: tuple[str, ...]
@@ -118,6 +120,7 @@ def assemble_table(config: SweepConfig, plan: Sequence[Step], outcome: Outcome) 
             },
             comparisons=comparisons.get(name, {}),
             retention=_shares(pooled[name], pooled.get(config.retention_of or "")),
+            scores=spread_scores(by_seed, systems.get(config.retention_of or "")),
             training=_training(list(by_seed.values())),
             fingerprints={
                 seed: of.provenance["fingerprint"] for seed, of in by_seed.items() if "fingerprint" in of.provenance

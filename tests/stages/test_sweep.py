@@ -60,7 +60,7 @@ def test_a_sweep(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     out, argv = tmp_path / "out", ["--config", str(sweep_file(tmp_path))]
     assert run_stage("sweep", argv) == 0
     printed = capfd.readouterr().out
-    assert len(steps_run(printed)) == 12 and f"wrote {out}: sweep.json, sweep.md and sweep.svg" in printed
+    assert len(steps_run(printed)) == 12 and f"wrote {out}: sweep.{{json,md,svg}} and scores.svg" in printed
     content = json.loads((out / "sweep.json").read_text())
     rows = {row["name"]: row for row in content["rows"]}
     assert rows.keys() == {"hinge", "ranknet", "bm25", "random"}

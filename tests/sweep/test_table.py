@@ -201,11 +201,15 @@ def test_the_files(tmp_path: Path) -> None:
     assert content["config"]["vary"] == {"hinge": {}, "mse": {}, "ranknet": {}}
     svg = (tmp_path / "sweep.svg").read_text()
     assert [name for name in NOISE if f"{name}  " not in svg] == []
+    assert all(f">{name}<" in (tmp_path / "scores.svg").read_text() for name in NOISE)
     lines = render_markdown(table).splitlines()
     heads = next(line for line in lines if "seed 4" in line)
-    cells = [line.split("|") for line in lines if line.startswith("|") and "seed 4" not in line and "---" not in line]
+    below = lines[lines.index(heads) + 2 :]
+    cells = [line.split("|") for line in below[: below.index("")]]
     assert {len(cell) for cell in cells} == {len(heads.split("|"))} and len(cells) == 4
     (bm25,) = [line for line in lines if line.startswith("| *bm25*")]
+    (spread,) = [line for line in lines if line.startswith("| bm25 |")]
+    assert len(spread.split("|")) == 12  # name, mean, std, within, five quantiles, tau-b
     assert "–" in bm25
 
 
