@@ -94,14 +94,26 @@ def read_record_rows(path: Paths, record_type: type) -> Iterator[Row | Fault]:
 
 
 def parse_rows(
-    rows: Iterable[Row | Fault], record_type: type[R], *, negative_to_zero: bool = False, unclicked: bool = False
+    rows: Iterable[Row | Fault],
+    record_type: type[R],
+    *,
+    negative_to_zero: bool = False,
+    unclicked: bool = False,
+    titled: bool = False,
+    logged: Sequence[str] = (),
 ) -> Iterator[R | Fault]:
-    """The records and the faults of rows that come from anywhere; a row with several faults gives each of them."""
+    """The records and the faults of rows that come from anywhere; a row with several faults gives each of them.
+
+    Clicks: with `unclicked` 0 clicks are no fault, with `titled` a missing title is one, and so is a row without what
+    is named in `logged`.
+    """
     parsers = {name: _PARSERS[name] for name in field_names(record_type)}
     if negative_to_zero:
         parsers["label"] = partial(parse_label, negative_to_zero=True)
     if unclicked:
         parsers["clicks"] = partial(_parse_num_clicks, lowest=0)
+    if titled:
+        parsers["title"] = parse_query
     pairs, queries = SeenPairs(), SeenQueries()
     for row in rows:
         if isinstance(row, Fault):
@@ -118,6 +130,8 @@ def parse_rows(
             fault = queries.find_fault(row.path, row.line, record.query_id, record.query) or pairs.find_fault(
                 row.path, row.line, record.query_id, record.doc_id, label
             )
+        elif isinstance(record, Click):
+            fault = _find_click_fault(row, record, logged)
         yield record if fault is None else fault
 
 
@@ -152,6 +166,19 @@ _PARSERS: Mapping[str, Callable[[Row, str], Any]] = {
 }
 # What a click log may not know: the fields of Click that have a default.
 _OPTIONAL = ("clicks", "impressions", "position", "dwell_seconds")
+
+
+def _find_click_fault(row: Row, click: Click, logged: Sequence[str]) -> Fault | None:
+    """What is wrong between the fields of a click, or missing for what it is wanted for."""
+    if click.impressions is not None and click.clicks > click.impressions:
+        what = f"clicks is {click.clicks} and impressions {click.impressions}"
+        return Fault("number", row.path, row.line, what, "count one click at most for each time that it was shown")
+    for name in logged:
+        # Nobody stays at what nobody clicked.
+        if getattr(click, name) is None and (click.clicks or name != "dwell_seconds"):
+            remedy = "log it in every row, or turn off what goes by it"
+            return Fault("number", row.path, row.line, f"no {name} is logged", remedy)
+    return None
 
 
 def _parse_row(row: Row, parsers: Mapping[str, Callable[[Row, str], Any]]) -> tuple[dict[str, Any], list[Fault]]:

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from disranker.config.evaluation import ClicksConfig, CutoffsConfig, ReportConfig, SlicesConfig
 from disranker.data.faults import strict
+from disranker.data.propensities import Propensities, estimate_propensities
 from disranker.data.readers import read_impressions
 from disranker.data.rows import read_rows
 from disranker.evaluation.agreement import Agreement, compare_to_teacher
 from disranker.evaluation.calibration import CalibrationReport, calibrate
 from disranker.evaluation.cascade import CascadeCurve, cascade_curve
+from disranker.evaluation.click_table import tabulate_clicks
 from disranker.evaluation.counterfactual import ClickEstimates, estimate_clicks, rank_pairs
 from disranker.evaluation.cutoffs import (
     Confusion,
@@ -33,7 +35,6 @@ from disranker.evaluation.cutoffs import (
 )
 from disranker.evaluation.interleaving import Interleaving, interleave
 from disranker.evaluation.judged_set import TestSet
-from disranker.evaluation.propensities import Propensities, estimate_propensities, tabulate_clicks
 from disranker.evaluation.slices import (
     SliceTable,
     Slicing,

@@ -1,7 +1,7 @@
 """What users would have done with another ranking, estimated from the click log of the ranking they saw.
 
-Inverse propensity scoring under the position-based model (`propensities.py`): a click counts for a new ranking as much
-as the new ranking would have had the document examined, over as much as the log had.
+Inverse propensity scoring under the position-based model (`disranker.data.propensities`): a click counts for a new
+ranking as much as the new ranking would have had the document examined, over as much as the log had.
 
 What a log of (query, document, position, impressions, clicks) lets one estimate, all per page view: clicks, long
 clicks, dwell seconds.  It has no page and no user in it: the share of pages with a click follows only if clicks on one
@@ -21,8 +21,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from disranker.evaluation.click_table import ClickTable
 from disranker.evaluation.measures import rank_documents
-from disranker.evaluation.propensities import ClickTable
 from disranker.evaluation.resampling import bootstrap
 from disranker.schema import Pair
 

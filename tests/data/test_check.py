@@ -118,7 +118,7 @@ def test_report_as_text(tmp_path: Path) -> None:
 
 
 def test_clicks_repeat_without_fault(tmp_path: Path) -> None:
-    clicks = [Click("q", "t", "s"), Click("q", "t", "s", 2), Click("q", "t", "other"), Click("r", "t", "s")]
+    clicks = [Click("q", "t", "s"), Click("q", "t", "s", 2), Click("q", "t", "other"), Click("r", "t", "s", 0, 5)]
     write_records(tmp_path / "clicks.parquet", Click, clicks)
     report = check([tmp_path / "clicks.parquet"])
     (file,) = report.files

@@ -212,6 +212,10 @@ def test_a_faulty_field_names_line_value_and_remedy(tmp_path: Path, change: dict
         ),
         ({"position": 0}, "position is 0, not a whole number from 1; write a whole number from 1, or leave it out"),
         ({"position": "top"}, "position is 'top', not a number; write a whole number from 1, or leave it out"),
+        (
+            {"clicks": 5, "impressions": 3},
+            "clicks is 5 and impressions 3; count one click at most for each time that it was shown",
+        ),
         ({"dwell_seconds": -0.5}, "dwell_seconds is -0.5, below 0; write seconds, or leave it out"),
         ({"dwell_seconds": "inf"}, "dwell_seconds is 'inf', not finite; write seconds, or leave it out"),
     ],

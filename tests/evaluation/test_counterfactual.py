@@ -11,8 +11,9 @@ import pytest
 from numpy.typing import ArrayLike
 
 from disranker.data.click_model import SPAM
+from disranker.data.propensities import estimate_propensities
+from disranker.evaluation.click_table import tabulate_clicks
 from disranker.evaluation.counterfactual import Estimate, estimate_clicks, rank_pairs
-from disranker.evaluation.propensities import estimate_propensities, tabulate_clicks
 from disranker.schema import Candidate, Click, Pair
 from tests.evaluation.click_logs import DEPTH, PROPENSITIES, Simulated, simulate, world_lists
 

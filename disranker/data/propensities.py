@@ -1,48 +1,55 @@
-"""How position shapes clicks: a click log as columns, and the examination propensities that it tells.
+"""How likely each position of a list is examined, told from a click log.
 
 Under the position-based model a document is clicked when its position is examined, with the position's propensity, and
-its text attracts, whatever else is on the page.  What follows for another ranking is in `counterfactual.py`.
+its text attracts, whatever else is on the page.
 
 Wang et al., Position Bias Estimation for Unbiased Learning to Rank in Personal Search (WSDM 2018),
-https://doi.org/10.1145/3159652.3159732.
+https://doi.org/10.1145/3159652.3159732.  That documents which users meet at several positions suffice, without an
+experiment: Agarwal et al., Estimating Position Bias without Intrusive Interventions (WSDM 2019),
+https://arxiv.org/abs/1812.05161.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from disranker.schema import Click, Pair
+from disranker.data.faults import Fault, InputError, strict
+from disranker.data.fields import parse_count, parse_score, refuse
+from disranker.data.rows import read_rows
 
 Floats = NDArray[np.float64]
 
 _TOLERANCE = 1e-6  # relative change of a propensity in one EM step
 _SURE = 1 - 1e-9  # the most likely that a click may become, so that 1 - t a stays above 0
-_NAMED_KEYS = 3  # offenders that an error message lists
 
 
-@dataclass(frozen=True, slots=True)
-class ClickTable:
-    """A click log as columns [R], one entry a row of the log; a pair is a query and a document by their texts."""
+class ClickColumns(Protocol):
+    """A click log as columns [R], one entry a row of the log."""
 
-    pairs: tuple[Pair, ...]
-    """The different pairs, in the order in which they first come."""
-    pair: NDArray[np.int64]
-    """Index into `pairs`."""
-    position: NDArray[np.int64]
-    """First = 1."""
-    impressions: NDArray[np.int64]
-    clicks: NDArray[np.int64]
-    dwell_seconds: Floats | None
-    """Mean of the row's clicks, 0 without a click; None where the log has none."""
-    clicked_only: bool
-    """The log leaves out what nobody clicked: what was shown is then known for clicked documents alone."""
+    @property
+    def pair(self) -> NDArray[np.int64]:
+        """A number for every query and document, from 0 without a gap."""
+
+    @property
+    def position(self) -> NDArray[np.int64]:
+        """First = 1."""
+
+    @property
+    def impressions(self) -> NDArray[np.int64]: ...
+
+    @property
+    def clicks(self) -> NDArray[np.int64]: ...
+
+    @property
+    def clicked_only(self) -> bool:
+        """The log leaves out what nobody clicked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,57 +67,30 @@ class Propensities:
     """All others, among them those below the last position asked for."""
 
 
-def tabulate_clicks(clicks: Iterable[Click]) -> ClickTable:
-    """A click log as columns; impressions and position must be logged, dwell time for all clicked rows or for none.
+def read_propensities(path: Path) -> tuple[float, ...]:
+    """Propensities of positions 1, 2, ... from a CSV, TSV, JSONL or Parquet file with columns position, propensity.
 
-    A log that holds not one row with 0 clicks is taken to leave out what nobody clicked (`clicked_only`).
-
-    Raises ValueError for an empty log, a missing column, more clicks than impressions and negative numbers; rows are
-    named by their number, from 1.
+    Raises:
+        InputError: a position that is missing or comes twice, a propensity that is not above 0.
     """
-    index: dict[Pair, int] = {}
-    rows: list[tuple[int, int, int, int]] = []
-    dwell: list[float | None] = []
-    faults: dict[str, list[int]] = {}
-    for number, click in enumerate(clicks, start=1):
-        if click.position is None:
-            faults.setdefault("rows have no position", []).append(number)
-        if click.impressions is None:
-            faults.setdefault("rows have no impressions", []).append(number)
-        if click.position is None or click.impressions is None:
-            continue
-        if not 0 <= click.clicks <= click.impressions or click.position < 1:
-            faults.setdefault("rows break 0 <= clicks <= impressions, position >= 1", []).append(number)
-        pair = index.setdefault(Pair(click.query, click.title, click.summary), len(index))
-        rows.append((pair, click.position, click.impressions, click.clicks))
-        dwell.append(click.dwell_seconds if click.clicks else 0.0)
-    if faults:
-        named = [
-            f"{len(rows)} {what}, first: {', '.join(map(str, rows[:_NAMED_KEYS]))}" for what, rows in faults.items()
-        ]
-        raise ValueError(f"click log: {'; '.join(named)}")
-    if not rows:
-        raise ValueError("the click log is empty")
-    columns = np.array(rows, dtype=np.int64).T
-    lacking = [number for number, seconds in enumerate(dwell, start=1) if seconds is None]
-    if 0 < len(lacking) < int((columns[3] > 0).sum()):
-        raise ValueError(
-            f"click log: {len(lacking)} clicked rows have no dwell_seconds and others have, first: "
-            f"{', '.join(map(str, lacking[:_NAMED_KEYS]))}; log it for all or leave the column out"
-        )
-    return ClickTable(
-        pairs=tuple(index),
-        pair=columns[0],
-        position=columns[1],
-        impressions=columns[2],
-        clicks=columns[3],
-        dwell_seconds=None if lacking else np.array(dwell, dtype=np.float64),
-        clicked_only=bool((columns[3] > 0).all()),
-    )
+    found: dict[int, float] = {}
+    for row in strict(read_rows(path, ["position", "propensity"])):
+        position, value = parse_count(row, "position", 1), parse_score(row, "propensity")
+        if position is None or position in found:
+            what = "no position is given" if position is None else f"position {position} stands there twice"
+            refuse(row, "number", what, "write each position once, from 1")
+        if value <= 0:
+            refuse(row, "number", f"propensity is {value:g}, not above 0", "leave out positions that nobody examines")
+        found[position] = value
+    gap = next((position for position in range(1, len(found) + 1) if position not in found), None)
+    if gap is not None:
+        what = f"position {gap} is missing below position {max(found)}"
+        raise InputError(Fault("number", str(path), None, what, "write each position once, from 1"))
+    return tuple(found[position] for position in range(1, len(found) + 1))
 
 
 def estimate_propensities(
-    table: ClickTable,
+    table: ClickColumns,
     depth: int = 10,
     groups: ArrayLike | None = None,
     max_iterations: int = 1000,
@@ -124,8 +104,8 @@ def estimate_propensities(
     impressions, s = 1 - (1 - t a)^n.  An iteration is three EM steps, extrapolated (SQUAREM: Varadhan, Roland,
     Scandinavian Journal of Statistics 2008, https://doi.org/10.1111/j.1467-9469.2007.00585.x).
 
-    Only a pair that the log shows at several positions tells anything.  Where few do, `groups` (one entry a pair of
-    `table.pairs`: a label, a bin of a ranker's score) gives all pairs of a group one attraction; a ranking that knows
+    Only a pair that the log shows at several positions tells anything.  Where few do, `groups` (one entry a pair: a
+    label, a bin of a ranker's score) gives all pairs of a group one attraction; a ranking that knows
     more than the groups do then makes the first positions look more examined than they are.
 
     Raises ValueError for a depth below 2, when no pairs link a position with the first one, when a position has no
@@ -134,8 +114,9 @@ def estimate_propensities(
     of_row = table.pair
     if groups is not None:
         values = np.asarray(groups)
-        if len(values) != len(table.pairs):
-            raise ValueError(f"{len(values)} groups for {len(table.pairs)} pairs of the click log; give one a pair")
+        num_pairs = int(table.pair.max()) + 1
+        if len(values) != num_pairs:
+            raise ValueError(f"{len(values)} groups for {num_pairs} pairs of the click log; give one a pair")
         of_row = np.unique(values, return_inverse=True)[1][table.pair]
     if table.clicked_only and table.impressions.max() == 1:
         raise ValueError(
