@@ -7,20 +7,43 @@ makes a new file and never a stale hit.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from disranker.schema import Pair, stable_seed
+from disranker.schema import stable_seed
 from disranker.shards import write_atomic
-from disranker.text.encode import PairEncoder, Tokens
+from disranker.text.encode import Tokens
+from disranker.text.templates import Template, TextFormat
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _SCHEMA = pa.schema([("ids", pa.list_(pa.int32())), ("second", pa.int32()), ("num_cut", pa.int32())])
 _ROWS_PER_BATCH = 8192
+
+T = TypeVar("T")
+Text = TypeVar("Text", contravariant=True)
+
+
+class Encodes(Protocol[Text]):
+    """An encoder of pairs or of texts; some make several rows of one text."""
+
+    tokenizer: PreTrainedTokenizerBase
+    max_tokens: int
+    max_query_tokens: int
+
+    @property
+    def template(self) -> Template | TextFormat:
+        """The format, whose name and version stand for how it is encoded."""
+
+    def encode(self, texts: Sequence[Text], /) -> list[Tokens]:
+        """The rows of these texts, in their order."""
 
 
 class TokenTable:
@@ -36,6 +59,8 @@ class TokenTable:
             [np.zeros(0, dtype=np.int64), *(np.diff(offsets).astype(np.int64) for offsets in self._offsets)]
         )
         """Tokens of each row."""
+        self.num_second = int(self.lengths.sum() - self._second.sum(dtype=np.int64))
+        """Tokens from `second` on, of all rows together: those that a language model learns."""
         num_cut = table["num_cut"].to_numpy()
         self.num_truncated = int((num_cut > 0).sum())
         """Rows that did not fit the budget of tokens."""
@@ -50,7 +75,7 @@ class TokenTable:
 
 
 def token_table(
-    cache_dir: Path, encoder: PairEncoder, pairs: Callable[[], Iterable[Pair]], *, content: str, is_main: bool
+    cache_dir: Path, encoder: Encodes[T], pairs: Callable[[], Iterable[T]], *, content: str, is_main: bool
 ) -> Callable[[], TokenTable]:
     """Write the table of `pairs` unless it is there already; the result opens it, once the main process has written.
 
@@ -63,8 +88,8 @@ def token_table(
     return lambda: TokenTable(path)
 
 
-def write_tokens(path: Path, encoder: PairEncoder, pairs: Iterable[Pair]) -> int:
-    """Encode a stream of pairs into an Arrow file at constant memory; the number of rows."""
+def write_tokens(path: Path, encoder: Encodes[T], pairs: Iterable[T]) -> int:
+    """Encode a stream of pairs (or texts) into an Arrow file at constant memory; the number of rows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     num_rows = 0
     with (
@@ -72,20 +97,20 @@ def write_tokens(path: Path, encoder: PairEncoder, pairs: Iterable[Pair]) -> int
         pa.OSFile(str(temporary), "wb") as sink,
         pa.ipc.new_file(sink, _SCHEMA) as out,
     ):
-        for block in _blocks(iter(pairs)):
-            tokens = encoder.encode(block)
+        rows = (row for block in _blocks(iter(pairs)) for row in encoder.encode(block))
+        for tokens in _blocks(rows):
             columns = [[t.ids for t in tokens], [t.second for t in tokens], [t.num_cut for t in tokens]]
             out.write_batch(pa.record_batch(columns, schema=_SCHEMA))
-            num_rows += len(block)
+            num_rows += len(tokens)
     return num_rows
 
 
-def _blocks(pairs: Iterator[Pair]) -> Iterator[list[Pair]]:
-    while block := list(islice(pairs, _ROWS_PER_BATCH)):
+def _blocks(items: Iterator[T]) -> Iterator[list[T]]:
+    while block := list(islice(items, _ROWS_PER_BATCH)):
         yield block
 
 
-def _fingerprint(encoder: PairEncoder, content: str) -> str:
+def _fingerprint(encoder: Encodes[Any], content: str) -> str:
     template, tokenizer = encoder.template, encoder.tokenizer
     # All of it, for two tokenizers of one vocabulary may differ in lower-casing or merges.
     behaviour = json.loads(tokenizer.backend_tokenizer.to_str())

@@ -1,7 +1,7 @@
 """Token ids of pairs within a budget of tokens; the only module that turns text into ids.
 
 Training, teacher scoring, evaluation, export and serving all call `PairEncoder.encode`.  The title is never cut before
-the summary.
+the summary.  `FormatEncoder` and `PieceEncoder` make what a language model learns besides; no ranker reads that.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from disranker.schema import Pair
-from disranker.text.templates import DocumentPrompt, PairTemplate, PromptTemplate, Template, document_text
+from disranker.text.templates import DocumentPrompt, PairTemplate, PromptTemplate, Template, TextFormat, document_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -86,19 +86,17 @@ class PairEncoder:
         return [len(ids) for ids in self.tokenizer(queries, documents, verbose=False)["input_ids"]]
 
     def _encode_prompts(self, pairs: Sequence[Pair], template: PromptTemplate) -> list[Tokens]:
-        start = self._begin_tokens() + self._plain([template.before_query])[0]
+        start = _begin_tokens(self.tokenizer) + self._plain([template.before_query])[0]
         before_title, before_summary = self._plain([template.before_title, template.before_summary])
-        queries = self._plain([pair.query for pair in pairs])
-        titles = self._plain([pair.title for pair in pairs])
-        summaries = self._plain([pair.summary for pair in pairs])
+        queries, titles, summaries = (self._plain(texts) for texts in zip(*pairs, strict=True))
         end = self._plain([template.suffix])[0] + ([self.tokenizer.eos_token_id] if template.end_token else [])
         fixed = len(start) + len(before_title) + len(before_summary) + len(end)
         self._check_room(fixed)
         tokens = []
         for query, title, summary in zip(queries, titles, summaries, strict=True):
-            kept_query = query[: min(self.max_query_tokens, self.max_tokens - fixed)]
-            kept_title = title[: max(0, self.max_tokens - fixed - len(kept_query))]
-            kept_summary = summary[: max(0, self.max_tokens - fixed - len(kept_query) - len(kept_title))]
+            kept_query, kept_title, kept_summary = _fit(
+                query, title, summary, self.max_tokens - fixed, self.max_query_tokens
+            )
             context = start + kept_query + before_title
             ids = context + kept_title + before_summary + kept_summary + end
             num_cut = len(query) + len(title) + len(summary) + fixed - len(ids)
@@ -106,7 +104,7 @@ class PairEncoder:
         return tokens
 
     def _encode_documents(self, pairs: Sequence[Pair], template: DocumentPrompt) -> list[Tokens]:
-        begin = self._begin_tokens()
+        begin = _begin_tokens(self.tokenizer)
         end, before_query, before_document = self._plain(
             [template.suffix, template.before_query, template.before_document]
         )
@@ -132,10 +130,7 @@ class PairEncoder:
         return tokens
 
     def _check_room(self, fixed: int) -> None:
-        if fixed >= self.max_tokens:
-            raise ValueError(
-                f"max_tokens = {self.max_tokens} leaves no room for text: {self.template.name!r} alone takes {fixed}"
-            )
+        _check_room(self.template.name, fixed, self.max_tokens)
 
     def _with_ends(self, texts: Sequence[str]) -> tuple[list[list[int]], list[list[int]]]:
         """Token ids of each text, and the character at which each token ends."""
@@ -150,13 +145,107 @@ class PairEncoder:
         return encoded["input_ids"], ends
 
     def _plain(self, texts: Sequence[str]) -> list[list[int]]:
-        ids: list[list[int]] = self.tokenizer(
-            list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False
-        )["input_ids"]
-        return ids
+        return _plain_ids(self.tokenizer, texts)
 
-    def _begin_tokens(self) -> list[int]:
-        """The begin-of-sequence token if this tokenizer puts one by itself, as Llama's does."""
-        with_special = self.tokenizer("a")["input_ids"]
-        bos = self.tokenizer.bos_token_id
-        return [bos] if bos is not None and with_special[0] == bos else []
+
+class FormatEncoder:
+    """Encodes clicked pairs as texts for a language model: a document and its query, or the document alone."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, template: TextFormat, *, max_tokens: int, max_query_tokens: int
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.template = template
+        self.max_tokens = max_tokens
+        self.max_query_tokens = max_query_tokens
+
+    def encode(self, pairs: Sequence[Pair]) -> list[Tokens]:
+        """Token ids of each example, end token included, at most `max_tokens` long; the summary is cut first.
+
+        `second` is where the query begins, or where there is none the title.  The first token of all is never
+        predicted, for nothing stands before it.
+
+        Raises:
+            ValueError: the fixed text of the format fills the budget alone.
+        """
+        if not pairs:
+            return []
+        template = self.template
+        with_query = template.before_query is not None
+        before_title, before_summary, before_query = _plain_ids(
+            self.tokenizer, [template.before_title, template.before_summary, template.before_query or ""]
+        )
+        start, end = _begin_tokens(self.tokenizer) + before_title, [self.tokenizer.eos_token_id]
+        fixed = len(start) + len(before_summary) + len(before_query) + len(end)
+        _check_room(template.name, fixed, self.max_tokens)
+        queries, titles, summaries = (_plain_ids(self.tokenizer, texts) for texts in zip(*pairs, strict=True))
+        tokens = []
+        for query, title, summary in zip(queries, titles, summaries, strict=True):
+            whole_query = query if with_query else []
+            kept_query, kept_title, kept_summary = _fit(
+                whole_query, title, summary, self.max_tokens - fixed, self.max_query_tokens
+            )
+            document = start + kept_title + before_summary + kept_summary
+            ids = document + before_query + kept_query + end
+            second = len(document) + len(before_query) if with_query else max(1, len(start))
+            num_cut = len(whole_query) + len(title) + len(summary) + fixed - len(ids)
+            tokens.append(Tokens(np.asarray(ids, dtype=np.int32), second, num_cut))
+        return tokens
+
+
+class PieceEncoder:
+    """Encodes running text in pieces that fill the budget, so that nothing of a long text is left out."""
+
+    template = TextFormat("pieces", 1, before_title="", before_summary="", before_query=None)
+    """Stands for this way of encoding where a file is named by it; its texts are not used."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, max_tokens: int) -> None:
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        self.max_query_tokens = 0
+
+    def encode(self, texts: Sequence[str]) -> list[Tokens]:
+        """Token ids of all pieces, text after text; the last piece of a text has the end token.
+
+        Every token is predicted but the first of a piece, before which nothing stands.
+        """
+        if not texts:
+            return []
+        begin = _begin_tokens(self.tokenizer)
+        room, second = self.max_tokens - len(begin), max(1, len(begin))
+        pieces = []
+        for ids in _plain_ids(self.tokenizer, texts):
+            whole = [*ids, self.tokenizer.eos_token_id]
+            for at in range(0, len(whole), room):
+                piece = begin + whole[at : at + room]
+                if len(piece) > second:  # an end token alone, without anything before it, predicts nothing
+                    pieces.append(Tokens(np.asarray(piece, dtype=np.int32), second, 0))
+        return pieces
+
+
+def _fit(
+    query: list[int], title: list[int], summary: list[int], room: int, max_query_tokens: int
+) -> tuple[list[int], list[int], list[int]]:
+    """What of the three fits `room` tokens: the query up to its budget, then the title, then the summary."""
+    query = query[: min(max_query_tokens, room)]
+    title = title[: room - len(query)]
+    return query, title, summary[: room - len(query) - len(title)]
+
+
+def _check_room(name: str, fixed: int, max_tokens: int) -> None:
+    if fixed >= max_tokens:
+        raise ValueError(f"max_tokens = {max_tokens} leaves no room for text: {name!r} alone takes {fixed}")
+
+
+def _plain_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False, verbose=False)[
+        "input_ids"
+    ]
+    return ids
+
+
+def _begin_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The begin-of-sequence token if this tokenizer puts one by itself, as Llama's does."""
+    with_special = tokenizer("a")["input_ids"]
+    bos = tokenizer.bos_token_id
+    return [bos] if bos is not None and with_special[0] == bos else []

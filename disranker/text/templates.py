@@ -7,6 +7,7 @@ Changing the text of a template means a new version, never an edit.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from disranker.schema import Pair
 
@@ -55,6 +56,26 @@ class DocumentPrompt:
     def text(self, pair: Pair) -> str:
         """The prompt as one string, without special tokens of the tokenizer's own."""
         return f"{self.context(pair.query)}{document_text(pair.title, pair.summary)}{self.suffix}"
+
+
+@dataclass(frozen=True, slots=True)
+class TextFormat:
+    """What a language model learns from a click besides its prompt: the document and then the query, or the document.
+
+    For continued pretraining alone: no ranker reads it.
+    """
+
+    name: str
+    version: int
+    before_title: str
+    before_summary: str
+    before_query: str | None
+    """None: there is no query."""
+
+    def text(self, pair: Pair) -> str:
+        """The example as one string, without special tokens."""
+        document = f"{self.before_title}{pair.title}{self.before_summary}{pair.summary}"
+        return document if self.before_query is None else f"{document}{self.before_query}{pair.query}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,3 +165,32 @@ def get_template(name: str, version: int | None = None) -> Template:
             "use the disranker release that wrote the bundle"
         )
     return template
+
+
+FORMATS: dict[str, TextFormat] = {
+    template.name: template
+    for template in (
+        # An empty line before the query: in the prompt `plain` the query is the first line, and one follows the other.
+        TextFormat("query-plain", 1, before_title="", before_summary="\n", before_query="\n\n"),
+        TextFormat("query-en", 1, before_title="Title: ", before_summary="\nSummary: ", before_query="\nQuery: "),
+        TextFormat("query-zh", 1, before_title="标题:", before_summary="\n摘要:", before_query="\n查询:"),
+        TextFormat("document-plain", 1, before_title="", before_summary="\n", before_query=None),
+        TextFormat("document-en", 1, before_title="Title: ", before_summary="\nSummary: ", before_query=None),
+        TextFormat("document-zh", 1, before_title="标题:", before_summary="\n摘要:", before_query=None),
+    )
+}
+_WORDS_OF = {"plain": "plain", "prompt-en": "en", "prompt-zh": "zh", "label-en": "en", "label-zh": "zh"}
+
+
+def get_format(kind: Literal["query", "document"], template: Template) -> TextFormat:
+    """The format that says `query` or `document` in the words of a prompt template.
+
+    Raises:
+        ValueError: there is none for this template.
+    """
+    if template.name not in _WORDS_OF:
+        raise ValueError(
+            f"text.template {template.name} has no format of its kind for a {kind} as text; "
+            f"choose one of {', '.join(_WORDS_OF)}"
+        )
+    return FORMATS[f"{kind}-{_WORDS_OF[template.name]}"]

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from disranker import dist
-from disranker.data.batches import TextItems, fill_steps
+from disranker.data.batches import fill_steps
 from disranker.data.groups import collect_judged
 from disranker.data.readers import read_judged
+from disranker.data.text_items import TextItems
 from disranker.evaluation.measures import group_scores, measure_name, measure_run
 from disranker.models.language import LanguageModel
 from disranker.models.ranker import Ranker
 from disranker.models.scorer import Scorer
 from disranker.text.encode import PairEncoder
+
+_LARGEST_EXPONENT = 700.0  # beyond it exp() is no number; an untrained model is far below
 
 
 def dev_evaluation(
@@ -46,18 +51,43 @@ def dev_evaluation(
     return evaluate
 
 
-def dev_likelihood(model: LanguageModel, items: TextItems, tokens_per_batch: int) -> Callable[[], dict[str, float]]:
-    """A function that gives the mean log-likelihood of a held-out token in nats; larger is better."""
-    lengths = items.lengths(0)
-    batches = fill_steps(np.arange(len(lengths)), lengths, tokens_per_batch)
+def dev_likelihood(
+    model: LanguageModel,
+    parts: Mapping[str, TextItems],
+    token_bytes: NDArray[np.int64],
+    *,
+    tokens_per_batch: int,
+) -> Callable[[], dict[str, float]] | None:
+    """A function that gives `perplexity` and `bits_per_byte` of each part, under its name and an underscore.
 
-    @torch.inference_mode()
+    None without a part; the part named "" has the plain names.  Before them comes the first part's `log_likelihood`,
+    the mean of a token in nats, of which more is better.  Every predicted token counts once; `token_bytes` are the
+    [V] bytes of text of each.  Every rank reads everything.
+    """
+    if not parts:
+        return None
+    batches = {}
+    for name, items in parts.items():
+        lengths = items.lengths(0)
+        batches[name] = fill_steps(np.arange(len(lengths)), lengths, tokens_per_batch)
+    bytes_V = torch.from_numpy(token_bytes).to(dist.device())
+
+    # Not inference_mode: what ZeRO-3 gathers in it before the first step can have no gradient afterwards.
+    @torch.no_grad()
     def evaluate() -> dict[str, float]:
-        losses, num_tokens = 0.0, 0
-        for batch in batches:
-            text = items.batch(batch.tolist(), 0, 1.0).to(dist.device())
-            losses += float(model(text.packed, text.predict_T).sum())
-            num_tokens += int(text.predict_T.sum())
-        return {"log_likelihood": -losses / num_tokens}
+        measured: dict[str, float] = {}
+        for name, items in parts.items():
+            nats, num_tokens, num_bytes = 0.0, 0, 0
+            for batch in batches[name]:
+                text = items.batch(batch.tolist(), 0, 1.0).to(dist.device())
+                nats += float(model(text.packed, text.predict_T).sum())
+                num_tokens += int(text.predict_T.sum())
+                num_bytes += int(bytes_V[text.packed.input_ids[0, text.predict_T]].sum())
+            prefix = f"{name}_" if name else ""
+            if not measured:
+                measured[f"{prefix}log_likelihood"] = -nats / num_tokens
+            measured[f"{prefix}perplexity"] = math.exp(min(nats / num_tokens, _LARGEST_EXPONENT))
+            measured[f"{prefix}bits_per_byte"] = nats / math.log(2.0) / num_bytes
+        return measured
 
     return evaluate

@@ -41,9 +41,12 @@ class Journal:
         if step % self._log_every == 0 or step == self._num_steps:
             elapsed = time.monotonic() - self._began
             left = elapsed / (step - self._first_step) * (self._num_steps - step)
+            bits = f"  {metrics['bits_per_byte']:.3f} bits/byte" if "bits_per_byte" in metrics else ""
+            share = f" ({metrics['peak_share']:.0%} of peak)" if "peak_share" in metrics else ""
             dist.print_once(
-                f"  step {step:>{len(str(self._num_steps))}}/{self._num_steps}  loss {metrics['loss']:.4f}  "
-                f"rate {metrics['learning_rate']:.2e}  {metrics['tokens_per_second']:,.0f} tokens/s  left {clock(left)}"
+                f"  step {step:>{len(str(self._num_steps))}}/{self._num_steps}  loss {metrics['loss']:.4f}{bits}  "
+                f"rate {metrics['learning_rate']:.2e}  {metrics['tokens_per_second']:,.0f} tokens/s{share}  "
+                f"left {clock(left)}"
             )
 
     def evaluation(self, step: int, measures: dict[str, float], *, best: bool) -> None:

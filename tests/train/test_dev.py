@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from disranker.data.batches import TextItems
 from disranker.data.readers import write_records
+from disranker.data.text_items import TextItems
 from disranker.data.tokens import TokenTable, write_tokens
 from disranker.evaluation.measures import measure_run
 from disranker.models.language import LanguageModel
 from disranker.models.ranker import Ranker
 from disranker.models.scorer import Scorer
 from disranker.schema import Judgment, Pair
+from disranker.text.token_bytes import token_bytes
 from disranker.train.dev import dev_evaluation, dev_likelihood
 from tests import tiny
 
 ENCODER = tiny.encoder("pair")
+BYTES = token_bytes(tiny.prompt_tokenizer())
 
 
 @pytest.fixture
@@ -85,7 +87,7 @@ def texts(tmp_path: Path) -> Iterator[tuple[LanguageModel, TextItems]]:
     write_tokens(tmp_path / "t.arrow", encoder, [*tiny.PAIRS, Pair("q", "", "a bike")])
     table = TokenTable(tmp_path / "t.arrow")
     model = LanguageModel(tiny.causal_model("llama", vocab_size=len(encoder.tokenizer)))
-    yield model, TextItems(table, np.arange(len(table)))
+    yield model, TextItems([table])
 
 
 @pytest.mark.parametrize("tokens_per_batch", [1, 40, 10_000])
@@ -93,9 +95,11 @@ def test_likelihood_is_a_mean_over_tokens_whatever_the_batches(
     texts: tuple[LanguageModel, TextItems], tokens_per_batch: int
 ) -> None:
     model, items = texts
-    found = dev_likelihood(model, items, tokens_per_batch)()
+    evaluate = dev_likelihood(model, {"": items, "general": items}, BYTES, tokens_per_batch=tokens_per_batch)
+    assert evaluate is not None
+    found = evaluate()
     # by hand: every text alone through the stock model, from the logits
-    total, count = 0.0, 0
+    total, count, num_bytes = 0.0, 0, 0
     for row in range(7):
         packed = items.batch([row], 0, 1.0).packed
         with torch.no_grad():
@@ -104,12 +108,37 @@ def test_likelihood_is_a_mean_over_tokens_whatever_the_batches(
         for at in range(1, packed.num_tokens):
             if packed.token_type_ids[0, at]:
                 total += float(logits_TV[at - 1, packed.input_ids[0, at]])
+                num_bytes += int(BYTES[packed.input_ids[0, at]])
                 count += 1
-    assert found == {"log_likelihood": pytest.approx(total / count, rel=1e-5)}
+    perplexity, bits = math.exp(-total / count), -total / math.log(2) / num_bytes
+    expected = {
+        "log_likelihood": total / count,
+        "perplexity": perplexity,
+        "bits_per_byte": bits,
+        "general_perplexity": perplexity,
+        "general_bits_per_byte": bits,
+    }
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert next(iter(found)) == "log_likelihood"  # the first one decides
     assert total / count < -1.0
 
 
 def test_likelihood_makes_no_graph(texts: tuple[LanguageModel, TextItems]) -> None:
     model, items = texts
-    dev_likelihood(model, items, 100)()
+    evaluate = dev_likelihood(model, {"query": items}, BYTES, tokens_per_batch=100)
+    assert evaluate is not None
+    assert list(evaluate()) == ["query_log_likelihood", "query_perplexity", "query_bits_per_byte"]
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_without_held_out_text_there_is_no_likelihood(texts: tuple[LanguageModel, TextItems]) -> None:
+    assert dev_likelihood(texts[0], {}, BYTES, tokens_per_batch=100) is None
+
+
+def test_a_likelihood_beyond_all_numbers_has_a_perplexity_still(
+    texts: tuple[LanguageModel, TextItems], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, items = texts
+    monkeypatch.setattr(model, "forward", lambda packed, predict_T: torch.full((int(predict_T.sum()),), 1e6))
+    evaluate = dev_likelihood(model, {"": items}, BYTES, tokens_per_batch=100)
+    assert evaluate is not None and 0.0 < evaluate()["perplexity"] < float("inf")

@@ -33,6 +33,15 @@ def test_every_step_on_disk_and_some_on_the_screen(tmp_path: Path, capsys: pytes
     assert shown[3:] == ["  step 5: dev nDCG@10 0.2500  PNR 2.0000  (best so far)"]
 
 
+def test_bits_and_the_share_of_the_peak_are_shown_where_they_are_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with journal(tmp_path, num_steps=1) as told:
+        told.step(1, {**METRICS, "bits_per_byte": 1.23456, "peak_share": 0.418})
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == ("  step 1/1  loss 0.5000  1.235 bits/byte  rate 1.00e-03  1,234 tokens/s (42% of peak)  left 0:00")
+
+
 def test_a_resumed_run_drops_what_came_after_its_checkpoint(tmp_path: Path) -> None:
     with journal(tmp_path) as told:
         for step in range(1, 4):
