@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from disranker.config.distill import DistillConfig
+from disranker.config.distill_terms import describe_sum
 from disranker.config.evaluation import EvalConfig, ReportConfig
 from disranker.config.export import ExportConfig
 from disranker.config.losses import check_labels, describe_terms
@@ -85,6 +86,22 @@ def test_an_input_that_is_not_there_is_named(config: type[Settings]) -> None:
             assert fault.startswith(name) and "gone" in fault and "no such file or folder" in fault
 
 
+def test_a_dry_run_is_a_flag_with_fields_and_may_lack_its_inputs() -> None:
+    least = [f"--{name}={text}" for name, text in LEAST[RankConfig].items() if name != "judged"]
+    gone = [*least, "--judged=[gone]"]
+    for flags in (["--dry-run"], ["--dry_run"], ["--dry-run.world_size", "8", "--dry-run"]):
+        settings = RankConfig.parse([*gone, *flags])
+        assert settings.dry_run is not None and settings.dry_run.world_size == (8 if len(flags) > 1 else None)
+        assert "dry_run" not in dump(settings)
+    for words in (gone, [*gone, "--dry-run", "--training.steps", "x"]):  # all faults, as ever
+        with pytest.raises(SettingsError) as caught:
+            RankConfig.parse(words)
+        assert ["judged" in str(fault) for fault in caught.value.faults].count(True) == 1
+        assert len(caught.value.faults) == (1 if words is gone else 2)
+    with pytest.raises(SettingsError, match=r"dry_run\.memory_gb = 0: must be greater than 0"):
+        RankConfig.parse([*least, "--judged=[here]", "--dry-run.memory_gb=0"])
+
+
 ONE_OF_TWO = "training: give exactly one of steps and epochs"
 IMPOSSIBLE = [
     # (settings, what is changed, the one fault)
@@ -144,12 +161,7 @@ IMPOSSIBLE = [
         {"sampling.hard_negatives": "{runs: [here], candidates: [here], num_per_query: 5, last_position: 4}"},
         "sampling.hard_negatives: num_per_query is 5, more documents than positions 1 to 4 have in a run",
     ),
-    (RankConfig, {"model.name": "null"}, "model: give exactly one of name and architecture"),
-    (
-        RankConfig,
-        {"model.architecture": "{model_type: bert}", "model.tokenizer": "t"},
-        "model: give exactly one of name and architecture",
-    ),
+    (RankConfig, {"model.name": "null"}, "model: give a name, or an architecture to build a fresh model from"),
     (
         RankConfig,
         {"model.name": "null", "model.tokenizer": "t", "model.architecture": "{hidden_size: 8}"},
@@ -164,8 +176,75 @@ IMPOSSIBLE = [
     (ScoreConfig, {"run": "here"}, "give exactly one of teacher, run, scores and ordering"),
     (
         DistillConfig,
-        {"point_weight": "0", "margin_weight": "0"},
-        "point_weight and margin_weight are both 0: nothing would be learned",
+        {"distill": "[{name: kl, weight: 0}]"},
+        "every weight of distill and supervised is 0: nothing would be learned",
+    ),
+    (
+        DistillConfig,
+        {"distill": "[]"},
+        "distill is an empty list: name a term, or train on labels alone with rank/train.py",
+    ),
+    (
+        DistillConfig,
+        {"distill": "[kl, {name: kl, temperature: 2}]"},
+        "distill has kl twice: give each term once, with the weight that it is to have",
+    ),
+    (
+        DistillConfig,
+        {"distill": "[{name: point-mse, temperature: 2}]"},
+        "distill.0: temperature belongs to kl and cross-entropy and weighted-kl and adr-mse; point-mse has none",
+    ),
+    (
+        DistillConfig,
+        {"distill": "[{name: kl, against: first}]"},
+        "distill.0: against belongs to margin-mse; kl has none",
+    ),
+    (
+        DistillConfig,
+        {"distill": "[hidden-mse]", "teacher": "here"},
+        "distill.0: hidden-mse needs layers, the student's layer -> the teacher's: write {name: hidden-mse, layers: "
+        "{3: 6, 6: 12}}",
+    ),
+    (
+        DistillConfig,
+        {"distill": "[{name: kl, start: 5, end: 5}]", "training.steps": "9"},
+        "distill.0: start 5 is not before end 5: the term would never count",
+    ),
+    (
+        DistillConfig,
+        {"distill": "[point-mse, {name: kl, start: 9}]", "training.steps": "9"},
+        "kl of distill starts at step 9, and the run has 9 steps, 0 to 8: it would never count",
+    ),
+    (
+        DistillConfig,
+        {"distill": "[{name: kl, end: 3}, {name: ranknet, start: 4}]", "training.steps": "9"},
+        "no term with a weight counts in step 3: close the gap between start and end",
+    ),
+    (DistillConfig, {"supervised": "[ranknet]"}, "supervised learns from labels: give judged"),
+    (
+        DistillConfig,
+        {"judged": "[here]"},
+        "judged is read by supervised terms only: name one, as in supervised: [ranknet]",
+    ),
+    (
+        DistillConfig,
+        {"judged": "[here]", "supervised": "[{name: mse, k: 3}]"},
+        "supervised.0: k belongs to lambda; mse has none",
+    ),
+    (
+        DistillConfig,
+        {"distill": "[attention-relation]"},
+        "attention-relation runs the teacher beside the student: give its bundle as teacher",
+    ),
+    (
+        DistillConfig,
+        {"teacher": "here"},
+        "teacher is run for attention-relation and hidden-mse only: leave it out",
+    ),
+    (
+        DistillConfig,
+        {"distill": "[rkd-angle]", "docs_per_query": "2"},
+        "rkd-angle compares 3 documents of a query, and docs_per_query is 2: raise it",
     ),
     (EvalConfig, {"systems": "{a: {kind: bundle}}"}, "systems.a: kind bundle needs a path"),
     (EvalConfig, {"systems": "{a: {kind: onnx}}"}, "systems.a: kind onnx needs a path"),
@@ -196,8 +275,11 @@ def test_an_impossible_call_has_one_fault_that_says_what_to_do(
         (RankConfig, {"loss": "[{name: hinge, weight: 0}, {name: ordinal, max_label: 3}]"}),
         (RankConfig, {"model.name": "null", "model.tokenizer": "t", "model.architecture": "{model_type: bert}"}),
         (ScoreConfig, {"teacher": None, "run": "here"}),
-        (DistillConfig, {"point_weight": "0"}),
-        (DistillConfig, {"margin_weight": "0"}),
+        (DistillConfig, {"distill": "kl"}),
+        (DistillConfig, {"distill": "[{name: kl, weight: 0}, {name: margin-mse, against: first}]"}),
+        (DistillConfig, {"distill": "[{name: kl, weight: 0}]", "judged": "[here]", "supervised": "hinge"}),
+        (DistillConfig, {"distill": "[{name: kl, end: 3}, {name: adr-mse, start: 3}]", "training.steps": "4"}),
+        (DistillConfig, {"distill": "[{name: hidden-mse, layers: {1: 2, 2: 4}}]", "teacher": "here"}),
         (EvalConfig, {"systems": "{a: {kind: bundle, path: here}, b: {kind: bm25}}"}),
         (EvalConfig, {"qrels": "here", "candidates": "[here]"}),
         (EvalConfig, {"judged": None, "qrels": "here", "candidates": "[here]"}),
@@ -231,7 +313,8 @@ def test_the_possible_neighbours_of_impossible_calls_pass(
         (PretrainConfig, "dev_share", "1.0"),
         (PretrainConfig, "max_clicks", "0"),
         (ScoreConfig, "pairs_per_shard", "0"),
-        (DistillConfig, "point_weight", "-1"),
+        (DistillConfig, "distill.0.name", "mse"),
+        (DistillConfig, "supervised.0.name", "kl"),
         (EvalConfig, "systems.a.kind", "bert"),
         (ExportConfig, "max_difference", "0"),
     ],
@@ -241,10 +324,44 @@ def test_a_value_out_of_range_is_named_with_its_path(config: type[Settings], nam
     assert len(found) == 1 and found[0].startswith(f"{name} = ")
 
 
+@pytest.mark.parametrize(
+    ("field", "text"), [("weight", "-1"), ("temperature", "0"), ("start", "-1"), ("end", "0"), ("against", "best")]
+)
+def test_a_parameter_of_a_term_out_of_range_is_named_with_its_path(field: str, text: str) -> None:
+    term = f"{{name: {'margin-mse' if field == 'against' else 'kl'}, {field}: {text}}}"
+    (fault,) = faults(DistillConfig, {"distill": f"[point-mse, {term}]"})
+    assert fault.startswith(f"distill.1.{field} = {text}: must be ")
+
+
+def test_terms_of_a_teacher_and_of_labels_come_back_from_a_dump() -> None:
+    terms = "[kl, {name: margin-mse, against: first, weight: 0.5, end: 1}, {name: hidden-mse, layers: {1: 2}}]"
+    words: dict[str, str | None] = {"distill": terms, "teacher": "here", "judged": "[here]", "training.steps": "3"}
+    settings = parse(DistillConfig, {**words, "supervised": "[hinge, {name: bce, max_label: 4, start: 1}]"})
+    Path("c.yaml").write_text(dump(settings))
+    again = DistillConfig.parse(["--config", "c.yaml"])
+    assert again == settings
+    assert [term.parameters for term in again.distill] == [
+        {"temperature": 1.0},
+        {"against": "first"},
+        {"layers": {1: 2}},
+    ]
+    assert describe_sum(again.distill, again.supervised) == (
+        "kl (temperature 1) + 0.5 x margin-mse (against first) up to step 1 + hidden-mse (layers {1: 2}); "
+        "labels: hinge (margin 1) + bce (max_label 4) from step 1"
+    )
+
+
 def test_all_faults_come_at_once() -> None:
-    changed = {"training.epochs": "2", "model.name": "null", "point_weight": "0", "margin_weight": "0"}
+    changed = {"training.epochs": "2", "model.name": "null", "distill": "[{name: kl, weight: 0}]"}
     found = faults(DistillConfig, {**changed, "optim.learning_rate": "-1", "store": "gone", "lerning_rate": "1"})
-    starts = ("training: give", "model: give", "point_weight and", "optim.learning_rate", "store", "lerning_rate")
+    starts = (
+        "training: give",
+        "model: give",
+        "every weight of distill",
+        "optim.learning_rate",
+        "store",
+        "lerning_rate",
+    )
     assert [sum(fault.startswith(start) for fault in found) for start in starts] == [1] * len(starts)
     assert len(found) == len(starts)
     assert "did you mean optim.learning_rate?" in " ".join(found)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -44,19 +44,48 @@ class GroupBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class TextBatch:
-    """Packed examples for next-token prediction; `predict_T` is True where the token is to be predicted."""
+class DistillBatch:
+    """Q groups, all their documents packed into one row; some scored by the teacher, some judged, some both.
+
+    B documents in all, query after query, as they were packed; H is the width of the teacher.
+    """
 
     packed: Packed
-    predict_T: Tensor
+    docs_per_query: tuple[int, ...]
+    mask_QD: Tensor
+    """bool: a document is there"""
+    teacher_QD: Tensor
+    """fp32 standardised teacher score; 0 where `taught_QD` is False"""
+    taught_QD: Tensor
+    """bool: there, and scored by the teacher"""
+    labels_QD: Tensor
+    """fp32 label; 0 where `judged_QD` is False"""
+    judged_QD: Tensor
+    """bool: there, and judged"""
+    represented_BH: Tensor | None
+    """fp32 pooled states of the teacher, zeros where it has not scored; None where no term reads them"""
     weight: float = 1.0
+    """0 for the stand-in that a rank gets when a step has fewer groups than micro-batches."""
 
-    def to(self, device: torch.device) -> TextBatch:
+    def to(self, device: torch.device) -> DistillBatch:
         """The same batch on another device."""
-        return TextBatch(self.packed.to(device), self.predict_T.to(device), weight=self.weight)
+        represented_BH = self.represented_BH.to(device) if self.represented_BH is not None else None
+        return DistillBatch(
+            self.packed.to(device),
+            self.docs_per_query,
+            mask_QD=self.mask_QD.to(device),
+            teacher_QD=self.teacher_QD.to(device),
+            taught_QD=self.taught_QD.to(device),
+            labels_QD=self.labels_QD.to(device),
+            judged_QD=self.judged_QD.to(device),
+            represented_BH=represented_BH,
+            weight=self.weight,
+        )
 
 
 Batch = TypeVar("Batch", covariant=True)
+Order = Callable[[int], NDArray[np.int64]]
+"""epoch -> its items in their order; an item may be missing or stand there several times"""
 
 
 class Items(Protocol[Batch]):
@@ -67,6 +96,16 @@ class Items(Protocol[Batch]):
 
     def batch(self, items: Sequence[int], epoch: int, weight: float) -> Batch:
         """The micro-batch of these items."""
+
+
+class Sampler(Protocol):
+    """Which rows of a table each group consists of in each epoch."""
+
+    def __len__(self) -> int:
+        """Groups."""
+
+    def rows(self, item: int, epoch: int) -> NDArray[np.int64]:
+        """The rows of a group in an epoch, one at least."""
 
 
 class GroupItems:
@@ -82,41 +121,90 @@ class GroupItems:
         seed: int,
         sampling: Sampling = _NO_SAMPLING,
     ) -> None:
-        """`groups` are (query_id, rows of the table); `targets[row]` is the label or teacher score of a row."""
+        """`groups` are (query_id, rows of the table); `targets[row]` is the label of a row."""
         self._table, self._targets = table, targets
         self._sampler = GroupSampler(groups, targets, docs_per_query=docs_per_query, seed=seed, sampling=sampling)
 
     def lengths(self, epoch: int) -> NDArray[np.int64]:
         """Tokens of every group's sampled documents."""
-        lengths = self._table.lengths
-        sampler = self._sampler
-        return np.array([lengths[sampler.rows(item, epoch)].sum() for item in range(len(sampler))], dtype=np.int64)
+        return _group_lengths(self._table, self._sampler, epoch)
 
     def batch(self, items: Sequence[int], epoch: int, weight: float) -> GroupBatch:
         """Those groups, packed, with their targets in [Q, D]."""
-        sampled = [self._sampler.rows(item, epoch) for item in items]
-        docs_per_query = tuple(len(rows) for rows in sampled)
-        mask_QD = np.arange(max(docs_per_query))[None, :] < np.array(docs_per_query)[:, None]
-        targets_QD = np.zeros(mask_QD.shape, dtype=np.float32)
-        targets_QD[mask_QD] = self._targets[np.concatenate(sampled)]
-        packed = pack([self._table[int(row)] for rows in sampled for row in rows])
-        return GroupBatch(packed, docs_per_query, torch.from_numpy(targets_QD), torch.from_numpy(mask_QD), weight)
+        packed, docs_per_query, mask_QD, rows_B = _pack_groups(self._table, self._sampler, items, epoch)
+        targets_QD = _by_query(self._targets[rows_B], mask_QD)
+        return GroupBatch(packed, docs_per_query, targets_QD, torch.from_numpy(mask_QD), weight)
 
 
-class TextItems:
-    """Examples for next-token prediction: the loss is on the document and the end token, not on the query."""
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What stage 3 knows of the N rows of a token table."""
 
-    def __init__(self, table: TokenTable, rows: NDArray[np.int64]) -> None:
-        self._table, self._rows = table, rows
+    teacher_scores: NDArray[np.float32]
+    """[N] standardised; NaN where the teacher has not scored"""
+    labels: NDArray[np.float32]
+    """[N]; NaN where nobody has judged"""
+    representations: Callable[[NDArray[np.int64]], NDArray[np.float16]] | None = None
+    """rows that the teacher has scored -> [rows, H] its pooled states; None where no term reads them"""
+
+
+class DistillItems:
+    """Groups of a token table with what is known of their documents; a sampler draws those that an epoch sees."""
+
+    def __init__(self, table: TokenTable, targets: Targets, sampler: Sampler) -> None:
+        self._table, self._targets, self._sampler = table, targets, sampler
 
     def lengths(self, epoch: int) -> NDArray[np.int64]:
-        """Tokens of every example; the same in every epoch."""
-        return self._table.lengths[self._rows]
+        """Tokens of every group's sampled documents."""
+        return _group_lengths(self._table, self._sampler, epoch)
 
-    def batch(self, items: Sequence[int], epoch: int, weight: float) -> TextBatch:
-        """Those examples, packed."""
-        packed = pack([self._table[int(self._rows[item])] for item in items])
-        return TextBatch(packed, packed.token_type_ids[0].bool(), weight)
+    def batch(self, items: Sequence[int], epoch: int, weight: float) -> DistillBatch:
+        """Those groups, packed, with scores, labels and states."""
+        packed, docs_per_query, mask_QD, rows_B = _pack_groups(self._table, self._sampler, items, epoch)
+        scores_B, labels_B = self._targets.teacher_scores[rows_B], self._targets.labels[rows_B]
+        taught_B, judged_B = ~np.isnan(scores_B), ~np.isnan(labels_B)
+        return DistillBatch(
+            packed,
+            docs_per_query,
+            mask_QD=torch.from_numpy(mask_QD),
+            teacher_QD=_by_query(np.where(taught_B, scores_B, np.float32(0.0)), mask_QD),
+            taught_QD=_by_query(taught_B, mask_QD),
+            labels_QD=_by_query(np.where(judged_B, labels_B, np.float32(0.0)), mask_QD),
+            judged_QD=_by_query(judged_B, mask_QD),
+            represented_BH=self._represented(rows_B, taught_B),
+            weight=weight,
+        )
+
+    def _represented(self, rows_B: NDArray[np.int64], taught_B: NDArray[np.bool_]) -> Tensor | None:
+        if self._targets.representations is None:
+            return None
+        states = self._targets.representations(rows_B[taught_B])
+        represented_BH = np.zeros((len(rows_B), states.shape[1]), dtype=np.float32)
+        represented_BH[taught_B] = states
+        return torch.from_numpy(represented_BH)
+
+
+def _group_lengths(table: TokenTable, sampler: Sampler, epoch: int) -> NDArray[np.int64]:
+    lengths = table.lengths
+    return np.array([lengths[sampler.rows(item, epoch)].sum() for item in range(len(sampler))], dtype=np.int64)
+
+
+def _pack_groups(
+    table: TokenTable, sampler: Sampler, items: Sequence[int], epoch: int
+) -> tuple[Packed, tuple[int, ...], NDArray[np.bool_], NDArray[np.int64]]:
+    """The documents of groups packed, how many each has, where they are in [Q, D], and their rows, [B]."""
+    sampled = [sampler.rows(item, epoch) for item in items]
+    docs_per_query = tuple(len(rows) for rows in sampled)
+    mask_QD = np.arange(max(docs_per_query))[None, :] < np.array(docs_per_query)[:, None]
+    rows_B = np.concatenate(sampled)
+    return pack([table[int(row)] for row in rows_B]), docs_per_query, mask_QD, rows_B
+
+
+def _by_query(values_B: NDArray[Any], mask_QD: NDArray[np.bool_]) -> Tensor:
+    """[B] values, query after query, into [Q, D] where the mask is True; 0 elsewhere."""
+    values_QD = np.zeros(mask_QD.shape, dtype=values_B.dtype)
+    values_QD[mask_QD] = values_B
+    return torch.from_numpy(values_QD)
 
 
 class StepPlan(Generic[Batch]):
@@ -131,23 +219,30 @@ class StepPlan(Generic[Batch]):
         process_rank: int,
         world_size: int,
         seed: int,
+        order: Order | None = None,
     ) -> None:
-        self._items, self._seed = items, seed
+        """`order` says which items an epoch has, in which order; None: all of them, at random."""
+        self._items, self._seed, self._order = items, seed, order
         self._tokens_per_step, self._accumulation = tokens_per_step, accumulation
         self._process_rank, self._world_size = process_rank, world_size
 
     def num_steps(self, epochs: int) -> int:
         """Steps of that many passes over the data."""
-        return sum(len(self._epoch_steps(epoch)) for epoch in range(epochs))
+        return sum(len(self._epoch(epoch)[1]) for epoch in range(epochs))
+
+    def most_tokens(self, num_steps: int) -> int:
+        """Tokens of the largest micro-batch of any rank in the first `num_steps` steps of an epoch."""
+        lengths, steps = self._epoch(0)
+        num_parts = self._world_size * self._accumulation
+        parts = (part for step in steps[:num_steps] for part in split_evenly(step, lengths[step], num_parts))
+        return max(int(lengths[part].sum()) for part in parts if part)
 
     def steps(self, first_step: int = 0) -> Iterator[Callable[[], list[Batch]]]:
         """From `first_step` on without end: for each step, a function that makes this rank's micro-batches."""
         epoch, skip = 0, first_step
         while True:
-            steps = self._epoch_steps(epoch)
-            lengths = self._items.lengths(epoch) if skip < len(steps) else None
+            lengths, steps = self._epoch(epoch)
             for step in steps[skip:]:
-                assert lengths is not None
                 yield self._maker(step, lengths, epoch)
             skip = max(0, skip - len(steps))
             epoch += 1
@@ -165,10 +260,13 @@ class StepPlan(Generic[Batch]):
 
         return make
 
-    def _epoch_steps(self, epoch: int) -> list[NDArray[np.int64]]:
+    def _epoch(self, epoch: int) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
+        """The tokens of every item, and the items of every step."""
         lengths = self._items.lengths(epoch)
+        if self._order is not None:
+            return lengths, fill_steps(self._order(epoch), lengths, self._tokens_per_step)
         order = np.random.default_rng(stable_seed(self._seed, "order", epoch)).permutation(len(lengths))
-        return fill_steps(order, lengths, self._tokens_per_step)
+        return lengths, fill_steps(order, lengths, self._tokens_per_step)
 
 
 def fill_steps(order: NDArray[np.int64], lengths: NDArray[np.int64], tokens_per_step: int) -> list[NDArray[np.int64]]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,6 +25,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from disranker.text.encode import Tokens
+
+if TYPE_CHECKING:
+    from disranker.models.states import AttentionRecorder
 
 PACKED_ATTENTION = "disranker_packed"
 # What transformers' models may hand to an attention function that changes its result.
@@ -154,6 +157,7 @@ def packed_attention(
     attention_mask: Tensor | None,
     *,
     packed: Packed,
+    recorder: AttentionRecorder | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
@@ -164,7 +168,7 @@ def packed_attention(
 
     `query`, `key`, `value` are [1, A, T, D]; the result is [1, T, A, D].  `attention_mask` is None:
     transformers builds no mask for an attention it does not know.  A `sliding_window` of w lets a token see w - 1
-    neighbours on each side it may look to.
+    neighbours on each side it may look to.  A `recorder` is shown what every layer attends from and to.
 
     Raises:
         ValueError: the model wants an attention that is not plain (a mask or bias of its own, sinks, a cap).
@@ -175,6 +179,8 @@ def packed_attention(
         raise ValueError(f"{type(module).__name__} wants {', '.join(wanted)}, which packed attention does not have")
     causal = bool(getattr(module, "is_causal", False)) if is_causal is None else is_causal
     query_TAD, key_TAD, value_TAD = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    if recorder is not None:
+        recorder.record(query_TAD, key_TAD, value_TAD)
     if packed.shared:
         if sliding_window is not None or dropout or not causal:
             raise ValueError(f"{type(module).__name__} wants more than causal attention: its prefixes cannot be shared")

@@ -9,6 +9,7 @@ Shapes: B sequences, T tokens in all, H hidden width.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -16,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear, relu
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel
+from transformers import MODEL_FOR_MASKED_LM_MAPPING, PreTrainedModel
 
 from disranker.models.heads import EXPECTED_LABEL, score_head, scores_from_logits
 from disranker.models.packed import PACKED_ATTENTION, Packed, pack
+from disranker.models.states import AttentionRecorder, Layers, Outputs
 from disranker.text.encode import Tokens
 
 if TYPE_CHECKING:
@@ -86,10 +88,30 @@ class Ranker(nn.Module):
 
     def score_and_pool(self, packed: Packed) -> tuple[Tensor, Tensor]:
         """[B] float32 scores and the [B, H] pooled hidden states they are read from, in the order of the caller."""
-        rows_BH = self._pooled_rows(packed)
+        outputs = self.read(packed)
+        return outputs.scores_B, outputs.pooled_BH
+
+    def read(
+        self, packed: Packed, *, hidden_layers: Collection[int] = (), attention_layers: Collection[int] = ()
+    ) -> Outputs:
+        """Scores and pooled states in the order of the caller, and states of those layers in the order of the row.
+
+        Hidden layers go from 0, the embeddings, attention layers from 1; both up to the number of layers.
+
+        Raises:
+            ValueError: layers are asked for of a model that does not run packed.
+        """
+        if (hidden_layers or attention_layers) and not self.is_packed:
+            raise ValueError(f"a {type(self.stock).__name__} does not run packed: its layers cannot be read")
+        recorder = AttentionRecorder(attention_layers)
+        asked: dict[str, Any] = {"output_hidden_states": sorted(hidden_layers)} if hidden_layers else {}
+        asked |= {"recorder": recorder} if attention_layers else {}
+        states, rows_BH = self._run_backbone(packed, **asked)
+        layers = Layers({layer: states[layer][0] for layer in hidden_layers}, recorder.close()) if asked else None
         scores_B = score_rows(self.stock, rows_BH)
-        back = packed.order.argsort()
-        return scores_B[back], rows_BH[back]
+        scores_B = torch.empty_like(scores_B).index_copy(0, packed.order, scores_B)
+        pooled_BH = torch.empty_like(rows_BH).index_copy(0, packed.order, rows_BH)
+        return Outputs(scores_B, pooled_BH, layers=layers)
 
     @torch.inference_mode()
     def _try_packing(self) -> bool:
@@ -98,6 +120,8 @@ class Ranker(nn.Module):
         They would not where something besides attention looks at neighbouring tokens, or at the padding.
         """
         stock, was_training = self.stock, self.model.training
+        if stock.device.type == "meta":
+            return True  # there is nothing to compare: a dry run takes it for one that can
         self.model.eval()
         num_known: Any = stock.get_input_embeddings().num_embeddings
         ids = [np.arange(first, first + length, dtype=np.int32) % num_known for first, length in ((5, 4), (20, 7))]
@@ -119,13 +143,16 @@ class Ranker(nn.Module):
         return False
 
     def _pooled_rows(self, packed: Packed) -> Tensor:
-        backbone = self.stock.base_model
+        return self._run_backbone(packed)[1]
+
+    def _run_backbone(self, packed: Packed, **asked: Any) -> tuple[Any, Tensor]:
+        """Hidden states by layer, [1, T, H] each, if they are asked for, and the [B, H] rows at pooled positions."""
         if not self.is_packed:
-            return self._pooled_rows_padded(packed)
-        hidden_TH = backbone(**packed_inputs(self.stock, packed), packed=packed).last_hidden_state[0]
+            return None, self._pooled_rows_padded(packed)
+        output = self.stock.base_model(**packed_inputs(self.stock, packed), packed=packed, **asked)
         at = packed.cu_seqlens[1:] - 1 if self.is_decoder else packed.cu_seqlens[:-1]
-        rows_BH: Tensor = hidden_TH[at.long()]
-        return rows_BH
+        rows_BH: Tensor = output.last_hidden_state[0][at.long()]
+        return getattr(output, "hidden_states", None), rows_BH
 
     def _pooled_rows_padded(self, packed: Packed) -> Tensor:
         """The same rows through a padded batch, for families whose attention cannot be replaced (DeBERTa)."""
@@ -164,7 +191,9 @@ def packed_inputs(stock: PreTrainedModel, packed: Packed) -> dict[str, Any]:
 
 def is_decoder(stock: PreTrainedModel) -> bool:
     """Whether the model reads left to right, so that only its last token has seen the whole pair."""
-    by_head = hasattr(stock, "score") or hasattr(stock, "lm_head")
+    # RoBERTa's masked language model has an lm_head, too.
+    fills_in_masks = type(stock.config) in MODEL_FOR_MASKED_LM_MAPPING
+    by_head = hasattr(stock, "score") or (hasattr(stock, "lm_head") and not fills_in_masks)
     return by_head or stock.config.model_type in _DECODERS_WITHOUT_SCORE
 
 

@@ -1,7 +1,7 @@
 """Objectives: (model, micro-batch) -> summed loss parts, and the count that normalises them.
 
 The engine divides by the count over all ranks and accumulation, so the shape of a micro-batch cannot change the
-result.  Ranking objectives count queries, the language-model objective counts predicted tokens.
+result.  Ranking objectives count queries; stage 1's, which counts predicted tokens, is in `language.py`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from disranker.losses.distill import margin_mse, point_mse
 from disranker.losses.ranking import (
     approx_ndcg,
     gap_hinge,
@@ -27,10 +26,9 @@ from disranker.losses.ranking import (
 )
 
 if TYPE_CHECKING:
-    from disranker.config.distill import DistillConfig
     from disranker.config.losses import LossName, LossTerm
     from disranker.config.rank import RankConfig
-    from disranker.data.batches import GroupBatch, TextBatch
+    from disranker.data.batches import GroupBatch
 
 _LOSSES: Mapping[LossName, Callable[..., Tensor]] = {
     "hinge": pairwise_hinge,
@@ -50,6 +48,11 @@ def scores_by_query(scores_B: Tensor, mask_QD: Tensor) -> Tensor:
     return scores_B.new_zeros(mask_QD.shape).masked_scatter(mask_QD, scores_B)
 
 
+def ranking_loss(term: LossTerm, scores_QD: Tensor, labels_QD: Tensor, mask_QD: Tensor) -> Tensor:
+    """One ranking loss of a sum, summed over queries, before its weight."""
+    return _LOSSES[term.name](scores_QD, labels_QD, mask_QD, reduction="sum", **term.parameters)
+
+
 def weighted_parts(
     terms: Sequence[LossTerm], scores_QD: Tensor, labels_QD: Tensor, mask_QD: Tensor
 ) -> dict[str, Tensor]:
@@ -59,8 +62,7 @@ def weighted_parts(
     """
     parts: dict[str, Tensor] = {}
     for term in terms:
-        loss = _LOSSES[term.name]
-        parts[term.name] = loss(scores_QD, labels_QD, mask_QD, reduction="sum", **term.parameters)
+        parts[term.name] = ranking_loss(term, scores_QD, labels_QD, mask_QD)
     total = torch.stack([term.weight * parts[term.name] for term in terms]).sum()
     return {"loss": total, **(parts if len(parts) > 1 else {})}
 
@@ -84,39 +86,3 @@ class RankObjective:
         # The engine divides by the queries of the step: what is logged is a share.
         parts["share_without_pairs"] = (~has_pairs(batch.targets_QD, batch.mask_QD)).sum()
         return {name: batch.weight * part for name, part in parts.items()}
-
-
-class DistillObjective:
-    """Stage 3: point-MSE + margin-MSE against standardised teacher scores."""
-
-    unit = "queries"
-
-    def __init__(self, config: DistillConfig) -> None:
-        self._config = config
-
-    def count(self, batch: GroupBatch) -> float:
-        """Queries of the batch."""
-        return batch.weight * len(batch.docs_per_query)
-
-    def loss(self, model: Callable[..., Tensor], batch: GroupBatch, step: int) -> dict[str, Tensor]:
-        """The weighted sum, and its two parts before weighting, each summed over queries."""
-        scores_QD = scores_by_query(model(batch.packed), batch.mask_QD)
-        point = batch.weight * point_mse(scores_QD, batch.targets_QD, batch.mask_QD, reduction="sum")
-        margin = batch.weight * margin_mse(scores_QD, batch.targets_QD, batch.mask_QD, reduction="sum")
-        loss = self._config.point_weight * point + self._config.margin_weight * margin
-        return {"loss": loss, "point_mse": point, "margin_mse": margin}
-
-
-class LanguageModelObjective:
-    """Stage 1: next-token loss on the clicked title and summary; the query's tokens carry no loss."""
-
-    unit = "tokens"
-
-    def count(self, batch: TextBatch) -> float:
-        """Predicted tokens of the batch."""
-        return batch.weight * int(batch.predict_T.sum())
-
-    def loss(self, model: nn.Module, batch: TextBatch, step: int) -> dict[str, Tensor]:
-        """Negative log-likelihood in nats, summed over predicted tokens."""
-        losses_N = model(batch.packed, batch.predict_T)
-        return {"loss": batch.weight * torch.sum(losses_N)}

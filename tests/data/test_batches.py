@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from disranker.data.batches import GroupItems, StepPlan, TextItems, fill_steps, split_evenly
+from disranker.data.batches import GroupItems, StepPlan, fill_steps, split_evenly
 from disranker.data.sampling import Sampling
 from disranker.data.tokens import TokenTable, write_tokens
 from disranker.schema import Pair
@@ -302,28 +302,8 @@ def test_a_batch_holds_what_the_sampling_leaves(table: TokenTable) -> None:
         assert items.lengths(epoch)[1] == batch.packed.num_tokens
 
 
-def test_text_is_learnt_from_the_document_on(table: TokenTable) -> None:
-    rows = np.array([3, 0, 11])
-    items = TextItems(table, rows)
-    assert items.lengths(0).tolist() == items.lengths(7).tolist() == table.lengths[rows].tolist()
-    batch = items.batch([2, 0], 0, 0.0)
-    given = [table[11], table[3]]
-    assert unpack(batch.packed) == [one.ids.tolist() for one in given]
-    assert batch.weight == 0.0
-    assert batch.predict_T.dtype == torch.bool
-    assert int(batch.predict_T.sum()) == sum(len(one.ids) - one.second for one in given)
-    for sequence, begin in enumerate(batch.packed.cu_seqlens[:-1].tolist()):
-        one = given[int(batch.packed.order[sequence])]
-        expected = [at >= one.second for at in range(len(one.ids))]
-        assert batch.predict_T[begin : begin + len(one.ids)].tolist() == expected
-        assert not expected[0]  # the first token has nothing before it
-
-
 def test_batches_move_as_a_whole(table: TokenTable, tmp_path: Path) -> None:
     meta = torch.device("meta")
     group = group_items(table).batch([0], 0, 0.0).to(meta)
     assert {tensor.device for tensor in (group.targets_QD, group.mask_QD, group.packed.input_ids)} == {meta}
     assert (group.docs_per_query, group.weight) == ((3,), 0.0)
-    text = TextItems(table, np.array([1])).batch([0], 0, 0.0).to(meta)
-    assert {text.predict_T.device, text.packed.order.device} == {meta}
-    assert text.weight == 0.0

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from disranker.config.distill import DistillConfig
 from disranker.config.losses import LossName
 from disranker.config.rank import RankConfig
-from disranker.data.batches import GroupBatch, TextBatch
+from disranker.data.batches import GroupBatch
 from disranker.models.packed import pack
-from disranker.train.objectives import DistillObjective, LanguageModelObjective, RankObjective, scores_by_query
+from disranker.train.objectives import RankObjective, scores_by_query
 from tests import tiny
 
 OPTIM = {"learning_rate": 1.0}
@@ -24,10 +21,6 @@ PARTS: dict[str, Any] = {"out": "x", "model": {"name": "x"}, "optim": OPTIM, "tr
 
 def rank_config(**changed: Any) -> RankConfig:
     return RankConfig(**{**PARTS, "judged": [], **changed})
-
-
-def distill_config(**changed: Any) -> DistillConfig:
-    return DistillConfig(**{**PARTS, "store": Path("x"), "candidates": [], **changed})
 
 
 def groups(scores: list[list[float]], targets: list[list[float]], weight: float = 1.0) -> tuple[GroupBatch, Any]:
@@ -88,38 +81,11 @@ def test_every_loss_can_be_named_and_pulls(name: str) -> None:
     assert loss.item() > 0.0 and gradient.abs().sum() > 0.0
 
 
-@pytest.mark.parametrize(("point", "margin"), [(1.0, 1.0), (0.5, 2.0), (0.0, 1.0), (3.0, 0.0)])
-def test_distillation_weighs_its_two_parts(point: float, margin: float) -> None:
-    # errors 1 and -1 -> point 1, margin (1 - (-1))^2 = 4; second query: error 2 -> point 4, no pair
-    batch, model = groups([[1.0, 0.0], [2.0]], [[0.0, 1.0], [0.0]])
-    parts = DistillObjective(distill_config(point_weight=point, margin_weight=margin)).loss(model, batch, step=0)
-    assert {name: part.item() for name, part in parts.items()} == pytest.approx(
-        {"loss": point * 5.0 + margin * 4.0, "point_mse": 5.0, "margin_mse": 4.0}
-    )
-
-
-@pytest.mark.parametrize("objective", [RankObjective(rank_config()), DistillObjective(distill_config())])
-def test_a_stand_in_counts_nothing_and_pulls_nothing(objective: RankObjective | DistillObjective) -> None:
+def test_a_stand_in_counts_nothing_and_pulls_nothing() -> None:
+    objective = RankObjective(rank_config())
     batch, model = groups([[0.3, 0.9]], [[1.0, 0.0]], weight=0.0)
     parts = objective.loss(model, batch, step=0)
     assert objective.count(batch) == 0
     assert {part.item() for part in parts.values()} == {0.0}
     (gradient,) = torch.autograd.grad(parts["loss"], model(None))
     assert gradient.tolist() == [0.0, 0.0]
-
-
-def text_batch(weight: float) -> TextBatch:
-    packed = pack(tiny.sequences([6, 4]))
-    return TextBatch(packed, packed.token_type_ids[0].bool(), weight)
-
-
-def test_the_language_model_counts_predicted_tokens() -> None:
-    # documents are the second half of 6 and of 4 tokens
-    objective = LanguageModelObjective()
-    assert (objective.count(text_batch(1.0)), objective.count(text_batch(0.0))) == (5, 0)
-
-    def model(packed: Any, predict_T: Tensor) -> Tensor:
-        return torch.arange(1.0, 1.0 + int(predict_T.sum()))
-
-    assert objective.loss(model, text_batch(1.0), step=0)["loss"].item() == 15.0
-    assert objective.loss(model, text_batch(0.0), step=0)["loss"].item() == 0.0
