@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from disranker.data.trec import write_trec_run
 from disranker.shards import file_hash
+from disranker.teacher.fusion import fusion_lines
 from disranker.teacher.health import health_lines
 from disranker.teacher.keys import KeyIndex, Keys, first_of_each
 from disranker.teacher.store import ALIAS_SCHEMA, SCORE_SCHEMA, Store, read_any, read_keys
@@ -24,7 +25,9 @@ def info_lines(folder: Path) -> list[str]:
         ValueError: the folder is no store.
     """
     manifest = read_any(folder)
-    teacher = ", ".join(f"{name} {value}" for name, value in manifest["teacher"].items())
+    # The teachers of a fused store have lines of their own.
+    about = {name: value for name, value in manifest["teacher"].items() if name != "teachers"}
+    teacher = ", ".join(f"{name} {value}" for name, value in about.items())
     lines = [f"store     {folder}", f"teacher   {teacher}", f"input     {manifest['input']}"]
     if not manifest["complete"]:
         there = len(list(folder.glob("scores-*.parquet")))
@@ -36,7 +39,7 @@ def info_lines(folder: Path) -> list[str]:
     if manifest["representation"] is not None:
         width = manifest["representation_width"]
         lines.append(f"beside    {manifest['representation']} representations, {width} wide, float16")
-    return [*lines, *health_lines(manifest)]
+    return [*lines, *fusion_lines(manifest), *health_lines(manifest)]
 
 
 def find_faults(folder: Path) -> list[str]:

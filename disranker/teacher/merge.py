@@ -22,7 +22,7 @@ _TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
+class Piece:
     """The scores or the aliases of one shard of one store."""
 
     folder: Path
@@ -58,32 +58,33 @@ def merge_stores(folders: Sequence[Path], out: Path) -> dict[str, Any]:
 
     std = float(np.mean([one["scores"]["std"] for one in manifests]))
     kept = _choose(folders, manifests, tolerance=std * _TOLERANCE.get(first["teacher"].get("dtype", ""), 0.0))
-    num_shards = _write(out, _pieces(folders, manifests), kept, first["pairs_per_shard"])
+    num_shards = write_pieces(out, pieces_of(folders, manifests), kept, first["pairs_per_shard"])
     return finish_store(out, num_shards, int(kept.scored.sum() + kept.alias.sum()))
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class Kept:
     """For every row of all pieces, one after the other: whether it becomes a score, whether it becomes an alias."""
 
     scored: NDArray[np.bool_]
     alias: NDArray[np.bool_]
 
 
-def _pieces(folders: Sequence[Path], manifests: Sequence[dict[str, Any]]) -> Iterator[_Piece]:
+def pieces_of(folders: Sequence[Path], manifests: Sequence[dict[str, Any]]) -> Iterator[Piece]:
+    """The shards of several stores, one after the other, each one's aliases behind its scores."""
     for folder, manifest in zip(folders, manifests, strict=True):
         for shard in manifest["shards"]:
             states = None
             if manifest["representation"] is not None:
                 states = np.load(folder / shard["representations"]["name"], mmap_mode="r")
-            yield _Piece(folder, pq.read_table(folder / shard["name"]), states)
+            yield Piece(folder, pq.read_table(folder / shard["name"]), states)
             if shard["aliases"] is not None:
-                yield _Piece(folder, pq.read_table(folder / shard["aliases"]["name"]), None)
+                yield Piece(folder, pq.read_table(folder / shard["aliases"]["name"]), None)
 
 
-def _choose(folders: Sequence[Path], manifests: Sequence[dict[str, Any]], *, tolerance: float) -> _Kept:
+def _choose(folders: Sequence[Path], manifests: Sequence[dict[str, Any]], *, tolerance: float) -> Kept:
     keys, ids, scores = [], [], []
-    for piece in _pieces(folders, manifests):
+    for piece in pieces_of(folders, manifests):
         keys.append(read_keys(piece.table))
         ids.append(id_keys(piece.table["query_id"].to_pylist(), piece.table["doc_id"].to_pylist()))
         no_score = np.full(len(piece.table), np.nan, dtype=np.float32)
@@ -100,29 +101,37 @@ def _choose(folders: Sequence[Path], manifests: Sequence[dict[str, Any]], *, tol
         row, first = again[differing[0]], earlier[differing[0]]
         raise ValueError(
             f"{len(differing):,} pairs have different scores in two of the stores, first "
-            f"{_name(folders, manifests, int(row))}: {all_scores[first]:g} and {all_scores[row]:g}; "
+            f"{name_row(folders, manifests, int(row))}: {all_scores[first]:g} and {all_scores[row]:g}; "
             "score them anew in one run"
         )
 
     new_ids = first_of_each(all_ids)
-    _check_texts(folders, manifests, all_keys, all_ids, np.flatnonzero(~new_ids))
-    return _Kept(scored, new_ids & ~scored)
+    check_texts(folders, manifests, all_keys, all_ids, np.flatnonzero(~new_ids))
+    return Kept(scored, new_ids & ~scored)
 
 
-def _check_texts(
+def check_texts(
     folders: Sequence[Path], manifests: Sequence[dict[str, Any]], keys: Keys, ids: Keys, repeated: NDArray[np.int64]
 ) -> None:
+    """Make sure that one (query_id, doc_id) has the same texts wherever it stands.
+
+    `keys` and `ids` are those of all rows of all pieces, `repeated` the rows whose id stood earlier.
+
+    Raises:
+        ValueError: it has others; the first one is named.
+    """
     earlier = KeyIndex(ids).find(ids[repeated])
     differing = repeated[(keys[repeated] != keys[earlier]).any(axis=1)]
     if len(differing):
         raise ValueError(
             f"{len(differing):,} candidates have different texts in two of the stores, first "
-            f"{_name(folders, manifests, int(differing[0]))}; give each text its own ids"
+            f"{name_row(folders, manifests, int(differing[0]))}; give each text its own ids"
         )
 
 
-def _name(folders: Sequence[Path], manifests: Sequence[dict[str, Any]], row: int) -> str:
-    for piece in _pieces(folders, manifests):
+def name_row(folders: Sequence[Path], manifests: Sequence[dict[str, Any]], row: int) -> str:
+    """A row of the pieces for a message: `(query_id, doc_id) of FOLDER`."""
+    for piece in pieces_of(folders, manifests):
         if row < len(piece.table):
             found = piece.table.slice(row, 1).to_pylist()[0]
             return f"({found['query_id']}, {found['doc_id']}) of {piece.folder}"
@@ -130,7 +139,7 @@ def _name(folders: Sequence[Path], manifests: Sequence[dict[str, Any]], row: int
     raise AssertionError("a row of no piece")
 
 
-def _write(out: Path, pieces: Iterator[_Piece], kept: _Kept, pairs_per_shard: int) -> int:
+def write_pieces(out: Path, pieces: Iterator[Piece], kept: Kept, pairs_per_shard: int) -> int:
     """Cut what is kept into shards; their number."""
     tables: list[pa.Table] = []
     aliases: list[pa.Table] = [ALIAS_SCHEMA.empty_table()]

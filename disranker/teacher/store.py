@@ -7,7 +7,7 @@ run goes on with the shards it lacks, and identical texts are scored once.  Trai
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -252,8 +252,12 @@ def _write_table(path: Path, table: pa.Table) -> None:
         pq.write_table(table.combine_chunks(), temporary, compression="zstd", use_dictionary=["query_id"])
 
 
-def finish_store(folder: str | Path, num_shards: int, num_candidates: int) -> dict[str, Any]:
+def finish_store(
+    folder: str | Path, num_shards: int, num_candidates: int, facts: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Check that every shard is there and every pair once, describe the scores, mark the store complete; its manifest.
+
+    `facts` are what else the manifest is to say.
 
     Raises:
         ValueError: a shard is missing, a pair stands twice, the counts disagree, or all scores are equal.
@@ -288,6 +292,7 @@ def finish_store(folder: str | Path, num_shards: int, num_candidates: int) -> di
         "num_candidates": num_candidates,
         "num_pairs": len(scores),
         **describe_scores(scores, queries),
+        **(facts or {}),
     }
     if manifest["representation"] is not None:
         manifest["representation_width"] = np.load(representation_path(folder, 0), mmap_mode="r").shape[1]
