@@ -133,7 +133,10 @@ def _check(argv: list[str]) -> int:
 def _import(argv: list[str]) -> int:
     parser = _parser("import")
     parser.add_argument(
-        "source", metavar="SOURCE", help="beir:DIR, trec:, ir_datasets:ID, hf:NAME, or a CSV, JSONL or Parquet file"
+        "source",
+        metavar="SOURCE",
+        help="beir:DIR, trec:, ir_datasets:ID, hf:NAME, clicks:FILE (judged pairs from clicks), or a CSV, JSONL or "
+        "Parquet file",
     )
     parser.add_argument("--out", required=True, help="folder to write")
     parser.add_argument("--qrels", nargs="+", metavar="FILE", help="judgments, for trec:")
@@ -221,12 +224,15 @@ def _store(argv: list[str]) -> int:
         ("info", "print teacher, counts, distribution and health", True),
         ("verify", "check every file and row; exit code 1 and each fault by name where one is wrong", True),
         ("merge", "make one store of several, of one teacher over different inputs", True),
+        ("fuse", "make one store of several, of different teachers over the same pairs", True),
         ("export-trec", "write the scores as a TREC run", False),
     ):
         action = actions.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".", allow_abbrev=False)
         action.add_argument("stores", nargs="+" if several else 1, metavar="DIR", help="folder of a store")
-        if name in ("merge", "export-trec"):
+        if name in ("merge", "fuse", "export-trec"):
             action.add_argument("--out", required=True, help="folder to write" if several else "file to write")
+        if name == "fuse":
+            _add_fusion(action)
     args = parser.parse_args(argv)
     folders = [Path(folder) for folder in args.stores]
 
@@ -245,12 +251,62 @@ def _store(argv: list[str]) -> int:
 
             manifest = merge_stores(folders, Path(args.out))
             print(f"wrote {args.out}: {manifest['num_pairs']:,} scores of {manifest['num_candidates']:,} candidates")
+        elif args.action == "fuse":
+            return _fuse(args, folders)
         else:
             print(f"wrote {args.out}: {export_run(folders[0], Path(args.out)):,} lines")
     except ValueError as error:
         print(f"disranker store: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _fuse(args: argparse.Namespace, folders: list[Path]) -> int:
+    from disranker.teacher.fusion import check_call, fuse_stores, fusion_lines
+
+    judged = [Path(file) for file in args.judged]
+    try:
+        check_call(folders, args.method, weights=args.weights, temperature=args.temperature, judged=judged)
+    except ValueError as error:
+        print(f"disranker store: {error}", file=sys.stderr)
+        return 2
+    manifest = fuse_stores(
+        folders,
+        Path(args.out),
+        args.method,
+        weights=args.weights,
+        temperature=args.temperature,
+        judged=judged,
+        missing=args.missing,
+    )
+    print("\n".join(fusion_lines(manifest)))
+    print(f"wrote {args.out}: {manifest['num_pairs']:,} scores of {manifest['num_candidates']:,} candidates")
+    return 0
+
+
+def _add_fusion(action: argparse.ArgumentParser) -> None:
+    action.add_argument(
+        "--method",
+        required=True,
+        choices=("mean", "weights", "gate", "stack"),
+        help="how the teachers' standardised scores become one: equal weights, given ones, in each query more for the "
+        "teachers that are sure of it, or weights fitted on judged pairs",
+    )
+    action.add_argument("--weights", nargs="+", type=float, metavar="W", help="weights: one for each store, 0 or more")
+    action.add_argument(
+        "--temperature",
+        type=float,
+        help="gate: a teacher whose share of the highest entropy is lower by this has e times the weight (0.1)",
+    )
+    action.add_argument(
+        "--judged", nargs="+", default=[], metavar="FILE", help="labelled pairs: stack fits on them, all are measured"
+    )
+    action.add_argument(
+        "--missing",
+        choices=("error", "skip-pair", "others"),
+        default="error",
+        help="a pair that a teacher did not score: refuse, leave it out, or go by the other teachers",
+    )
 
 
 def _demo(argv: list[str]) -> int:
@@ -264,7 +320,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "check": (_check, "count what inputs hold and name every fault with its line"),
     "import": (_import, "turn other layouts into the files that the stages read"),
     "adopt": (_adopt, "make a bundle of a published reranker, without training"),
-    "store": (_store, "look at, check, merge and export stores of teacher scores"),
+    "store": (_store, "look at, check, merge, fuse and export stores of teacher scores"),
     "demo": (_demo, "run all stages on a small search world, from clicks to report"),
 }
 """Command -> what runs it, and what it does."""

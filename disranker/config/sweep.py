@@ -1,9 +1,10 @@
-"""The settings of a sweep: many variants on many seeds."""
+"""The settings of a sweep: many variants on many seeds; and of its steps, which paths have, too."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -19,9 +20,9 @@ _VARIANT_NAME = re.compile(r"[\w+=@-][\w+=@.-]*")
 
 
 class StepConfig(Settings):
-    """One command of a sweep; its output folder and its seed are filled in."""
+    """One command of a sweep or of a path; its output folder and its seed are filled in."""
 
-    stage: Literal["world", "pretrain", "rank", "score", "distill", "export"]
+    stage: Literal["world", "pretrain", "shrink", "warmup", "rank", "score", "distill", "export"]
     """The command; `world` is `disranker world`, the others are stages."""
     name: str | None = None
     """Name of the output folder; null means that of the stage."""
@@ -29,12 +30,46 @@ class StepConfig(Settings):
     """YAML file of the stage."""
     set: dict[str, Any] = {}
     """Dotted name → value, as on the stage's command line.  In texts {seed} is the seed, {seed_dir} the folder that
-    the `prepare` steps of this seed write to, and {dir} the folder of this variant at this seed."""
+    the steps of a path, or the `prepare` steps of a sweep, write to at this seed, and {dir} that of this variant."""
 
     @property
     def folder(self) -> str:
         """The name of the output folder."""
         return self.name or self.stage
+
+    @property
+    def makes_ranker(self) -> bool:
+        """Whether a ranker is what it writes."""
+        return self.stage in ("rank", "distill")
+
+
+def check_steps(where: str, steps: Sequence[StepConfig]) -> None:
+    """Make sure that every step has a folder of its own.
+
+    Raises:
+        ValueError: a name is none for a folder, is taken, or comes twice.
+    """
+    folders = [step.folder for step in steps]
+    unfit = [name for name in folders if not _STEP_NAME.fullmatch(name) or name in RESERVED]
+    if unfit:
+        raise ValueError(
+            f"{where}: {', '.join(map(repr, unfit))}: a step is named with letters, digits, _ and -, "
+            f"and not {', '.join(RESERVED)}"
+        )
+    twice = [name for name, number in Counter(folders).items() if number > 1]
+    if twice:
+        raise ValueError(f"{where}: several steps write to {', '.join(twice)}; give each a name")
+
+
+def check_evaluation(evaluate: Mapping[str, Any], who: str) -> None:
+    """Make sure that nothing is said of the evaluation which a sweep or a path fills in.
+
+    Raises:
+        ValueError: something is.
+    """
+    taken = sorted({"out", "systems", "seed"} & evaluate.keys())
+    if taken:
+        raise ValueError(f"evaluate: the {who} gives {', '.join(taken)} itself")
 
 
 class SweepConfig(Settings):
@@ -105,17 +140,8 @@ class SweepConfig(Settings):
         chains = {"prepare": self.prepare, "each": self.each}
         chains |= {f"variants.{name}": steps for name, steps in self.variants.items()}
         for where, steps in chains.items():
-            folders = [step.folder for step in steps]
-            unfit = [name for name in folders if not _STEP_NAME.fullmatch(name) or name in RESERVED]
-            if unfit:
-                raise ValueError(
-                    f"{where}: {', '.join(map(repr, unfit))}: a step is named with letters, digits, _ and -, "
-                    f"and not {', '.join(RESERVED)}"
-                )
-            twice = [name for name, number in Counter(folders).items() if number > 1]
-            if twice:
-                raise ValueError(f"{where}: several steps write to {', '.join(twice)}; give each a name")
-            if where != "prepare" and steps and steps[-1].stage not in ("rank", "distill"):
+            check_steps(where, steps)
+            if where != "prepare" and steps and not steps[-1].makes_ranker:
                 raise ValueError(f"{where}: the last step must make a ranker (rank or distill), not {steps[-1].stage}")
         empty = [name for name, steps in self.variants.items() if not steps]
         if empty:
@@ -130,7 +156,5 @@ class SweepConfig(Settings):
 
     @model_validator(mode="after")
     def _evaluation_is_filled_in_here(self) -> Self:
-        taken = sorted({"out", "systems", "seed"} & self.evaluate.keys())
-        if taken:
-            raise ValueError(f"evaluate: the sweep gives {', '.join(taken)} itself")
+        check_evaluation(self.evaluate, "sweep")
         return self

@@ -4,6 +4,7 @@
     trec:            the same from qrels=, run=, corpus=, queries=
     ir_datasets:ID   the same from a dataset of the ir_datasets package
     hf:NAME          a dataset of the datasets package whose columns are those of the records; hf:NAME:CONFIG picks one
+    clicks:PATH      judged pairs from a click log: every clicked document is one of label 1
     PATH             CSV, JSONL or Parquet with the columns of the records
 
 Runs give candidates.NAME.parquet each, in the order of their scores, and candidates.parquet with every pair of all of
@@ -26,6 +27,7 @@ import numpy as np
 
 from disranker.data.beir import Document, find_beir_files, parse_corpus, parse_queries
 from disranker.data.check import recognise, recognise_columns
+from disranker.data.clicked import judge_clicks
 from disranker.data.collection import Collection, Files, Listing, write_collection
 from disranker.data.faults import Fault, InputError, strict
 from disranker.data.fields import parse_label
@@ -63,12 +65,12 @@ def import_source(
     """
     text = os.fspath(source)
     scheme, colon, rest = text.partition(":")
-    if not colon or scheme not in ("beir", "trec", "ir_datasets", "hf"):
+    if not colon or scheme not in ("beir", "trec", "ir_datasets", "hf", "clicks"):
         scheme = "file"
     given = {"qrels": qrels, "run": run, "corpus": corpus, "queries": queries}
     usable = {"trec": list(given), "beir": ["run"]}.get(scheme, [])
     wrong = [name for name, value in given.items() if value is not None and name not in usable]
-    if missing_documents == "skip" and scheme in ("hf", "file"):
+    if missing_documents == "skip" and scheme in ("hf", "file", "clicks"):
         wrong.append("missing_documents")
     if wrong:
         raise ValueError(f"source {text!r} has no use for {', '.join(wrong)}; leave it out, or import with trec:")
@@ -79,6 +81,9 @@ def import_source(
         files = _import_file(Path(text), out, to_zero)
     elif scheme == "hf":
         files = _import_hf(rest, out, to_zero)
+    elif scheme == "clicks":
+        name = f"judged.{Path(rest).stem}.parquet"
+        files = {name: _write_grouped(out / name, Judgment, judge_clicks(rest))}
     else:
         if scheme == "beir":
             collection = _open_beir(Path(rest), run, to_zero)

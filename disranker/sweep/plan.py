@@ -1,4 +1,4 @@
-"""From the settings of a sweep to its steps: the command of each, where it writes, what it needs, and its key.
+"""From the settings of a sweep or a path to steps: the command of each, where it writes, what it needs, and its key.
 
 A step's key is a hash of its resolved settings, of the content of the files that it reads, and of the keys of the steps
 whose folders it names: what has the same key need not be done again.  All settings are checked here, before the first
@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from disranker.config.path import PathConfig
 from disranker.config.sweep import StepConfig, SweepConfig
 from disranker.launch import stage_script
 from disranker.settings import Fault, Settings, SettingsError
@@ -31,7 +32,7 @@ _SEALS = ("disranker.json", MANIFEST_NAME)
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One command of a sweep."""
+    """One command of a sweep or a path."""
 
     seed: int
     variant: str | None
@@ -64,8 +65,8 @@ class Step:
         return self.files.with_name(self.files.name + ".json")
 
 
-def make_plan(config: SweepConfig) -> list[Step]:
-    """The steps of a sweep, each after those that it needs.
+def make_plan(config: SweepConfig | PathConfig) -> list[Step]:
+    """The steps of a sweep or a path, each after those that it needs.
 
     Raises:
         SettingsError: settings of a step that its stage does not take, a file that is not there and that no earlier
@@ -75,18 +76,19 @@ def make_plan(config: SweepConfig) -> list[Step]:
     faults: dict[tuple[str, str], Fault] = {}
     steps: list[Step] = []
     for seed in config.seeds:
-        steps += _SeedPlan(config, seed, faults).steps()
+        plan = _SeedPlan(config, seed, faults)
+        steps += plan.steps_of_path(config) if isinstance(config, PathConfig) else plan.steps_of_sweep(config)
     if faults:
         raise SettingsError(list(faults.values()))
     return steps
 
 
-def seed_folder(config: SweepConfig, seed: int) -> Path:
+def seed_folder(config: SweepConfig | PathConfig, seed: int) -> Path:
     """Where all of one seed is."""
     return Path(config.out) / f"seed-{seed}"
 
 
-def evaluated_folder(config: SweepConfig, seed: int) -> Path:
+def evaluated_folder(config: SweepConfig | PathConfig, seed: int) -> Path:
     """Where the evaluated systems of one seed are."""
     return seed_folder(config, seed) / "evaluated"
 
@@ -95,14 +97,21 @@ def evaluated_folder(config: SweepConfig, seed: int) -> Path:
 class _SeedPlan:
     """The steps of one seed while they are found."""
 
-    config: SweepConfig
+    config: SweepConfig | PathConfig
     seed: int
     faults: dict[tuple[str, str], Fault]
     """By setting and message: a fault of a shared setting is told once, not for every variant and seed."""
     found: list[Step] = field(default_factory=list)
 
-    def steps(self) -> list[Step]:
-        config, folder = self.config, seed_folder(self.config, self.seed)
+    def steps_of_path(self, config: PathConfig) -> list[Step]:
+        folder = seed_folder(config, self.seed)
+        made = self._chain("steps", None, config.steps, folder, {})
+        rankers = {name: {"kind": "bundle", "path": str(folder / name)} for name in config.rankers}
+        self._evaluation("references", None, {**config.references, **rankers}, made)
+        return self.found
+
+    def steps_of_sweep(self, config: SweepConfig) -> list[Step]:
+        folder = seed_folder(config, self.seed)
         prepared = self._chain("prepare", None, config.prepare, folder, {})
         if config.references:
             self._evaluation("references", None, config.references, prepared)
@@ -145,8 +154,7 @@ class _SeedPlan:
         outputs: Mapping[Path, Step],
     ) -> Step:
         settings_class = None if stage == "world" else stage_config(stage)
-        seeded = settings_class is None or annotation_at(settings_class, ["training", "seed"]) is None
-        given = {"seed" if seeded else "training.seed": self.seed} | given
+        given = _seed_setting(settings_class, self.seed) | given
         arguments = [*config_file, "--out", str(out), *_words(given)]
         path = f"{where}.{kind}"
         resolved: Any = given
@@ -240,6 +248,14 @@ def stage_config(stage: str) -> type[Settings]:
     found = getattr(importlib.import_module(module), name)
     assert issubclass(found, Settings)
     return found
+
+
+def _seed_setting(settings_class: type[Settings] | None, seed: int) -> dict[str, int]:
+    """The seed under the name that the stage has for it; nothing where all it does is settled by its inputs."""
+    if settings_class is None:
+        return {"seed": seed}
+    names = (name for name in ("seed", "training.seed") if annotation_at(settings_class, name.split(".")) is not None)
+    return {name: seed for name in names}
 
 
 def _names(node: ast.Assign) -> list[str]:

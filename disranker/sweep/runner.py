@@ -1,4 +1,4 @@
-"""Running the steps of a sweep: what is done is skipped, what a kill cut short is gone on with, what failed is named.
+"""Running steps: what is done is skipped, what a kill cut short is gone on with, what failed is named.
 
 Every step prints into a log file and has a marker that says how far it has come.  A step that was begun with the same
 key finds its folder as it left it, so a training run goes on from its checkpoint; a step whose key has changed finds
@@ -72,10 +72,13 @@ def open_sweep(out: Path) -> Iterator[int]:
         yield lock.fileno()
 
 
-def run_plan(plan: Sequence[Step], *, jobs: int, threads: int, lock: int) -> Outcome:
-    """Run the steps that are not done, at most `jobs` at once with `threads` OpenMP threads each.
+def run_plan(
+    plan: Sequence[Step], *, jobs: int, threads: int | None, lock: int, stop_at_failure: bool = False
+) -> Outcome:
+    """Run the steps that are not done, at most `jobs` at once with `threads` OpenMP threads each; None: as many as now.
 
-    Prints one line for each finished step.  A step that fails stops only those that need it.
+    Prints one line for each finished step.  A step that fails stops only those that need it, or all that have not begun
+    where the plan is to stop at a failure.
     """
     about = provenance()
     outcome = Outcome({step.name for step in plan if is_done(step)})
@@ -89,6 +92,7 @@ def run_plan(plan: Sequence[Step], *, jobs: int, threads: int, lock: int) -> Out
             while waiting or busy:
                 for step in list(waiting):
                     lacking = [need for need in step.needs if need in outcome.failed or need in outcome.blocked]
+                    lacking += outcome.failed if stop_at_failure else []
                     if lacking:
                         waiting.remove(step)
                         outcome.blocked[step.name] = lacking[0]
@@ -136,14 +140,15 @@ def command_line(step: Step) -> str:
 class _Worker:
     """A process that runs steps, as this one sees it."""
 
-    def __init__(self, threads: int, lock: int) -> None:
+    def __init__(self, threads: int | None, lock: int) -> None:
+        few = {} if threads is None else {"OMP_NUM_THREADS": str(threads)}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "disranker.sweep.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[lock],
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, **few, "PYTHONUNBUFFERED": "1"},
         )
         assert self._process.stdout is not None
         self.replies = self._process.stdout
@@ -189,7 +194,7 @@ def _finish(step: Step, code: int, seconds: float, outcome: Outcome, about: Mapp
     elif code == 0:
         outcome.failed[step.name] = f"it ended well, but {step.made} is not there"
     else:
-        outcome.failed[step.name] = f"exit code {code}: {_last_line(step)}"
+        outcome.failed[step.name] = f"exit code {code}: {log_tail(step)[-1].strip()}"
     state = "done" if step.name in outcome.done else "failed"
     _mark(step, state, about, exit_code=code, seconds=round(seconds, 1))
 
@@ -199,11 +204,11 @@ def _mark(step: Step, state: str, about: Mapping[str, Any], **more: Any) -> None
     write_json(step.marker, content)
 
 
-def _last_line(step: Step) -> str:
+def log_tail(step: Step) -> list[str]:
+    """The last lines that the command printed, blank ones left out; the command itself, at least."""
     with step.log.open("rb") as log:
         log.seek(max(0, log.seek(0, os.SEEK_END) - _LOG_TAIL_BYTES))
-        lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
-    return lines[-1]  # the command itself, at least
+        return [line.rstrip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
 
 
 def _print_line(step: Step, outcome: Outcome, num_steps: int, seconds: float, ahead: float) -> None:
