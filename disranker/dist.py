@@ -31,6 +31,7 @@ def initialize() -> None:
         torch.cuda.set_device(device())
     backend = "nccl" if torch.cuda.is_available() else "gloo"
     if "RANK" in os.environ:
+        _share_cores()
         torch.distributed.init_process_group(backend)
     else:
         os.environ["LOCAL_RANK"] = "0"  # DeepSpeed insists on it
@@ -40,6 +41,21 @@ def initialize() -> None:
         # Not by RANK and MASTER_PORT in the environment, which child processes would inherit.
         address = f"tcp://127.0.0.1:{port}"
         torch.distributed.init_process_group(backend, init_method=address, rank=0, world_size=1)
+
+
+def _share_cores() -> None:
+    """Give this rank its part of the cores that the ranks of one machine share, unless OMP_NUM_THREADS says otherwise.
+
+    Else each rank starts as many threads as there are cores, and they wait for one another.
+    """
+    num_local = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE")  # of torchrun, of DeepSpeed
+    if num_local is not None and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // int(num_local)))
+
+
+def launched() -> tuple[int, int]:
+    """(rank, number of ranks) that a launcher gave this process; (0, 1) without one.  Joins no group."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _skip_shared_memory_op() -> None:

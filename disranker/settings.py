@@ -231,7 +231,7 @@ def _partial(cls: type[Settings], walk: _Walk, given: Mapping[str, Any], found: 
     for name, at in cls.model_fields.items():
         if name not in given:
             continue
-        annotation: Any = Annotated[at.annotation, at]
+        annotation: Any = Annotated[at.annotation, *at.metadata] if at.metadata else at.annotation
         walk.failed_part = None
         try:
             sound[name] = TypeAdapter(annotation).validate_python(given[name], context=walk)
@@ -317,6 +317,8 @@ def _split_arguments(argv: Sequence[str]) -> tuple[list[str], list[tuple[str, st
             value = words.pop(0)
         if name in ("local_rank", "local-rank"):
             continue  # every launcher of distributed jobs adds it; the environment says the same
+        if name.partition(".")[0] == "dry-run":
+            name = name.replace("-", "_", 1)  # the one flag that other programs have taught everybody to write so
         if name != "config":
             overrides.append((name, value))
         elif value is None:
@@ -337,7 +339,10 @@ def _apply_override(
         value = _override_value(kinds, text)
     except YamlFault as error:
         return [Fault(name, error.reason, text, error.where)]
-    if text is None and kinds and bool not in kinds and Any not in kinds:
+    is_turned_on = text is None and any(is_part(kind) for kind in kinds)
+    if is_turned_on:
+        value = {}  # a part with its defaults
+    elif text is None and kinds and bool not in kinds and Any not in kinds:
         return [Fault(name, "needs a value", None, _COMMAND_LINE)]
     at: Any = tree
     for depth, key in enumerate(path):
@@ -351,6 +356,8 @@ def _apply_override(
             slot: Any = int(key)
         else:
             slot = key
+        if last and is_turned_on and isinstance(at, dict) and isinstance(at.get(slot), dict):
+            return []  # it is on, with fields of its own
         if last:
             at[slot] = value
         else:

@@ -43,6 +43,37 @@ def test_bfloat16_is_used_where_the_machine_computes_in_it(
     assert capsys.readouterr().out.splitlines() == (said if dtype == "float32" else [])
 
 
+@pytest.mark.parametrize(
+    ("environment", "threads"),
+    [
+        ({"LOCAL_WORLD_SIZE": "2"}, [4]),  # of torchrun
+        ({"LOCAL_SIZE": "3"}, [2]),  # of DeepSpeed's launcher
+        ({"LOCAL_SIZE": "16"}, [1]),
+        ({"LOCAL_SIZE": "2", "OMP_NUM_THREADS": "7"}, []),  # the user's word
+        ({}, []),
+    ],
+)
+def test_ranks_of_one_machine_share_its_cores(
+    environment: dict[str, str], threads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    found: list[int] = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    monkeypatch.setattr(torch, "set_num_threads", found.append)
+    dist._share_cores()
+    assert found == threads
+
+
+def test_a_launcher_tells_rank_and_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert dist.launched() == (0, 1)
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert dist.launched() == (3, 8)
+
+
 PROGRAM = """
 import json
 from disranker import dist

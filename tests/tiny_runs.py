@@ -84,8 +84,9 @@ def lines(out: Path) -> list[dict[str, Any]]:
 
 
 def step_lines(out: Path) -> list[dict[str, Any]]:
-    """The lines of the steps, without the one figure that no two runs share."""
-    return [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in lines(out) if "loss" in line]
+    """The lines of the steps, without the figures of speed, which no two runs share."""
+    speed = ("tokens_per_second", "peak_share")
+    return [{k: v for k, v in line.items() if k not in speed} for line in lines(out) if "loss" in line]
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from disranker.settings import InputPath, Settings
+from disranker.settings import InputPath, Settings, SettingsError
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -33,14 +35,15 @@ class LoraConfig(Settings):
 
 
 class ModelConfig(Settings):
-    """Which weights to start from: exactly one of `name` and `architecture`."""
+    """Which weights to start from: those of a `name`, or fresh ones of an `architecture`."""
 
     name: str | None = None
     """A folder, a hub name, or `package:PACKAGE/FOLDER` for weights that a Python package ships."""
     architecture: dict[str, Any] | None = None
-    """A transformers config (with `model_type`) to build a fresh, randomly initialised model from."""
+    """A transformers config (with `model_type`) to build a fresh, randomly initialised model from; beside a `name`, the
+    shape that its weights must have, so that a dry run needs no file of theirs."""
     tokenizer: str | None = None
-    """Where the tokenizer is, if not with the model; needed with `architecture`."""
+    """Where the tokenizer is, if not with the model; needed with `architecture` alone."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the weights in the forward and backward pass; the optimizer keeps fp32 masters either way."""
     head: Literal["last-token", "expected-label", "yes-no"] = "last-token"
@@ -62,11 +65,11 @@ class ModelConfig(Settings):
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
-        if (self.name is None) == (self.architecture is None):
-            raise ValueError("give exactly one of name and architecture")
+        if self.name is None and self.architecture is None:
+            raise ValueError("give a name, or an architecture to build a fresh model from")
         if self.architecture is not None and "model_type" not in self.architecture:
             raise ValueError("architecture needs a model_type, such as llama or bert")
-        if self.architecture is not None and self.tokenizer is None:
+        if self.name is None and self.tokenizer is None:
             raise ValueError("architecture needs a tokenizer")
         return self
 
@@ -173,6 +176,15 @@ class TrainingConfig(Settings):
         return self
 
 
+class DryRunConfig(Settings):
+    """A run on paper: the plan and the bytes per rank, from tensors without data; nothing is trained or written."""
+
+    world_size: Positive | None = None
+    """Ranks (devices) to compute for; null: as many as the launcher started."""
+    memory_gb: Annotated[float, Field(gt=0.0)] | None = None
+    """Memory of a rank's device in GB (10^9 bytes), less what the CUDA context takes; a plan above it ends with 1."""
+
+
 class TrainedStage(Settings):
     """What the three training stages share."""
 
@@ -182,6 +194,20 @@ class TrainedStage(Settings):
     text: TextConfig = TextConfig()
     optim: OptimConfig
     training: TrainingConfig
+    dry_run: DryRunConfig | None = Field(default=None, exclude=True)
+    """Print the plan with the bytes per rank, and stop; also `--dry-run`.  Inputs and weights need not be there."""
+
+    @classmethod
+    def parse(cls, argv: Sequence[str], *, look_at_inputs: bool = True) -> Self:
+        """As every config's; a dry run may lack its inputs."""
+        try:
+            return super().parse(argv, look_at_inputs=look_at_inputs)
+        except SettingsError as error:
+            with suppress(SettingsError):
+                without_inputs = super().parse(argv, look_at_inputs=False)
+                if without_inputs.dry_run is not None:
+                    return without_inputs
+            raise error
 
     @model_validator(mode="after")
     def _quantized_weights_stay_whole(self) -> Self:

@@ -77,6 +77,17 @@ def quantization_settings(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
     )
 
 
+def num_in_4_bits(model: nn.Module) -> int:
+    """How many weights of a model that is not quantized yet will have 4 bits: of its frozen linear layers but heads."""
+    return sum(
+        module.weight.numel()
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and not module.weight.requires_grad
+        and not {*_HEADS, "lm_head"} & set(name.split("."))
+    )
+
+
 def merged_weights(model: PreTrainedModel | PeftModel) -> dict[str, Tensor]:
     """The stock model's weights by their stock names, adapters merged in, on CPU; the model itself is left as it is.
 

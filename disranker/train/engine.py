@@ -76,11 +76,15 @@ def train(
     out: Path,
     save: Callable[[], None],
     evaluate: Callable[[], dict[str, float]] | None = None,
+    evaluate_first: bool = False,
+    derive: Callable[[dict[str, float]], dict[str, float]] | None = None,
 ) -> Trained:
     """Train for `num_steps` optimizer steps and `save` the best weights, or the last ones without `evaluate`.
 
-    `evaluate` measures on the dev set; its first value decides, larger is better.  `save` writes the bundle from the
-    model as it is.  Both run on every rank.  A checkpoint in `out` is gone on from, exactly.
+    `evaluate` measures on the dev set; its first value decides, larger is better.  With `evaluate_first` it also tells
+    what the model was before, which is never the best.  `save` writes the bundle from the model as it is.  Both run on
+    every rank.  `derive` gives further metrics of a step from its metrics.  A checkpoint in `out` is gone on from,
+    exactly.
     """
     model_config, optim, training = settings
     engine = _start_engine(model.to(dist.device()), model_config, optim, training)
@@ -95,6 +99,10 @@ def train(
         out, num_steps=num_steps, first_step=first_step, log_every=training.log_every, tensorboard=training.tensorboard
     )
     with journal:
+        if evaluate is not None and evaluate_first and first_step == 0:
+            engine.eval()
+            journal.evaluation(0, evaluate(), best=False)
+            engine.train()
         for step, make_batches in zip(range(first_step, num_steps), plan.steps(first_step), strict=False):
             rate = learning_rate(step, num_steps, optim)
             torch.manual_seed(stable_seed(training.seed, "dropout", step, dist.process_rank()) % 2**63)
@@ -102,7 +110,7 @@ def train(
             progress["step"] = step + 1
             progress["tokens"] += metrics["tokens"]
             progress["pairs"] += metrics["pairs"]
-            journal.step(step + 1, metrics)
+            journal.step(step + 1, metrics | (derive(metrics) if derive is not None else {}))
             if not math.isfinite(metrics["loss"]):
                 raise ValueError(f"the loss of step {step + 1} is {metrics['loss']}: lower optim.learning_rate")
             last = step + 1 == num_steps

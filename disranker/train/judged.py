@@ -10,11 +10,15 @@ from numpy.typing import NDArray
 
 from disranker.config.losses import check_labels
 from disranker.config.rank import RankConfig
+from disranker.data.batches import GroupItems
 from disranker.data.groups import PairSet, collect_judged, describe_groups, describe_order
 from disranker.data.negatives import TrainingPairs, add_negatives, scores_of_run
 from disranker.data.readers import read_judged
 from disranker.data.sampling import Sampling, check_quotas, describe_quotas
+from disranker.data.tokens import TokenTable
 from disranker.teacher.store import Store
+from disranker.text.encode import PairEncoder
+from disranker.train.run import encode_once
 
 
 def read_training_pairs(config: RankConfig) -> TrainingPairs:
@@ -34,6 +38,22 @@ def read_training_pairs(config: RankConfig) -> TrainingPairs:
         facts["quotas"] = describe_quotas(config.sampling.quotas, judged.groups(), labels)
     facts |= {**pairs.facts, "one label": describe_order(pairs.pair_set.groups(), pairs.labels)}
     return TrainingPairs(pairs.pair_set, pairs.labels, pairs.sources, facts)
+
+
+def encode_items(
+    config: RankConfig, pairs: TrainingPairs, out: Path, encoder: PairEncoder
+) -> tuple[TokenTable, GroupItems]:
+    """The encoded pairs, in a cache under `out`, and the groups of them that stage 2 trains on."""
+    table = encode_once(out, encoder, lambda: pairs.pair_set.pairs)
+    items = GroupItems(
+        table,
+        pairs.pair_set.groups(),
+        pairs.labels,
+        docs_per_query=config.docs_per_query,
+        seed=config.training.seed,
+        sampling=make_sampling(config, pairs),
+    )
+    return table, items
 
 
 def make_sampling(config: RankConfig, pairs: TrainingPairs) -> Sampling:

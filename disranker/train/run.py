@@ -9,8 +9,9 @@ from typing import Any
 
 from disranker import dist
 from disranker.config.parts import TrainedStage, TrainingConfig
-from disranker.data.batches import GroupItems, StepPlan, TextItems
+from disranker.data.batches import Items, Order, StepPlan
 from disranker.data.groups import PairSet
+from disranker.data.text_items import TextItems
 from disranker.data.tokens import TokenTable, token_table
 from disranker.models.adapters import check_quantization
 from disranker.models.bundle import FACTS_NAME, read_facts
@@ -48,18 +49,18 @@ def open_run(config: TrainedStage) -> tuple[Path, str]:
 
 
 def input_files(config: TrainedStage) -> list[Path]:
-    """The files that a stage reads besides its model; of a store, the manifest."""
-    files = [path / MANIFEST_NAME if path.is_dir() else path for path in _paths(config)]
-    return [file for file in files if file.exists()]  # whoever reads the input says what is wrong with it
+    """The files that a stage reads besides its model; of a store, the manifest, of a bundle, its facts."""
+    files = [path / name for path in input_paths(config) for name in ("", MANIFEST_NAME, FACTS_NAME)]
+    return [file for file in files if file.is_file()]  # whoever reads the input says what is wrong with it
 
 
-def _paths(value: object) -> Iterator[Path]:
-    """The paths in settings, in their parts and lists too."""
+def input_paths(value: object) -> Iterator[Path]:
+    """The paths in settings, in their parts and lists too; they may be missing."""
     if isinstance(value, Path):
         yield value
     elif isinstance(value, Settings | list):
         for inner in (inner for _, inner in value) if isinstance(value, Settings) else value:
-            yield from _paths(inner)
+            yield from input_paths(inner)
 
 
 def encode_once(
@@ -76,8 +77,10 @@ def encode_once(
     return opened()
 
 
-def plan_steps(items: GroupItems | TextItems, training: TrainingConfig) -> tuple[StepPlan[Any], int]:
-    """The plan of this rank's steps, and how many steps the run has.
+def plan_steps(
+    items: Items[Any], training: TrainingConfig, order: Order | None = None
+) -> tuple[StepPlan[Any], int]:
+    """The plan of this rank's steps, and how many steps the run has; `order` is that of `StepPlan`.
 
     Raises:
         ValueError: there is no item.
@@ -91,6 +94,7 @@ def plan_steps(items: GroupItems | TextItems, training: TrainingConfig) -> tuple
         process_rank=dist.process_rank(),
         world_size=dist.world_size(),
         seed=training.seed,
+        order=order,
     )
     if training.steps is not None:
         return plan, training.steps
@@ -99,13 +103,14 @@ def plan_steps(items: GroupItems | TextItems, training: TrainingConfig) -> tuple
 
 
 def print_plan(
-    stage: str, training: TrainingConfig, table: TokenTable, num_steps: int, facts: Mapping[str, str]
+    stage: str, training: TrainingConfig, table: TokenTable | TextItems, num_steps: int, facts: Mapping[str, str]
 ) -> None:
-    """Say what was derived, before anything starts."""
+    """Say what was derived, before anything starts; what an epoch draws anew is told of the first."""
+    lengths = table.lengths(0) if isinstance(table, TextItems) else table.lengths
     cut = f"{dist.world_size()} ranks x {training.accumulation} micro-batches"
     lines = {
         **facts,
-        "tokens": f"{table.lengths.sum():,} in {len(table):,} pairs, {table.num_truncated / len(table):.1%} cut to fit",
+        "tokens": f"{lengths.sum():,} in {len(lengths):,} pairs, {table.num_truncated / len(lengths):.1%} cut to fit",
         "steps": f"{num_steps:,}, about {training.tokens_per_step:,} tokens a step = {cut}",
         "device": f"{dist.device().type}, ZeRO {training.zero_stage}",
     }

@@ -38,7 +38,7 @@ BUNDLE = {
 }
 SYSTEMS = ("bm25", "random", "student", "teacher")
 FILES = {
-    "pretrained": BUNDLE | {"generation_config.json"},
+    "pretrained": BUNDLE | {"generation_config.json", "perplexity.svg"},
     "teacher": BUNDLE,
     "teacher-lora": BUNDLE,
     "store": {"manifest.json", "metrics.jsonl", *(f"scores-00000{index}.parquet" for index in range(4))},
@@ -71,8 +71,8 @@ def test_an_epoch_sees_every_candidate_once(pipeline: Pipeline) -> None:
     for epoch in (found[: steps // 2], found[steps // 2 :]):
         assert (sum(line["count"] for line in epoch), sum(line["pairs"] for line in epoch)) == (20, 100)
         assert sum(line["tokens"] for line in epoch) == training["tokens"] / 2
-    assert {"loss", "point_mse", "margin_mse", "grad_norm"} <= found[0].keys()
-    assert found[0]["loss"] == pytest.approx(found[0]["point_mse"] + found[0]["margin_mse"])
+    assert {"loss", "point-mse", "margin-mse", "grad_norm"} <= found[0].keys()
+    assert found[0]["loss"] == pytest.approx(found[0]["point-mse"] + found[0]["margin-mse"])
 
 
 @pytest.mark.parametrize("name", ["pretrained", "teacher", "student"])
@@ -353,7 +353,7 @@ def test_clicks_that_are_all_held_out_give_1(
     words = clicks(tmp_path / "clicks.parquet", ["red shoes"] * 5)
     share = ["--dev_share", "0.999999"]
     assert bad(pipeline, "pretrained", *words, "--out", str(tmp_path / "out"), *share, *length) == 1
-    assert "there is nothing to train on" in capsys.readouterr().err
+    assert "is left to train on: 5 usable rows" in capsys.readouterr().err
 
 
 # --- further ways to run ---

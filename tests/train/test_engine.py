@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from disranker.config.parts import LoraConfig
-from disranker.data.batches import GroupBatch, GroupItems, fill_steps
+from disranker.data.batches import DistillBatch, DistillItems, GroupBatch, GroupItems, fill_steps
 from disranker.models.adapters import merged_weights, wrap_lora
 from disranker.models.ranker import Ranker
 from disranker.schema import stable_seed
@@ -19,6 +19,7 @@ from tests.tiny_runs import largest_difference
 from tests.train.training import (
     WAYS,
     Killed,
+    in_training,
     killed_at,
     make_items,
     make_model,
@@ -68,16 +69,18 @@ def test_the_loss_is_the_mean_over_all_units_of_the_step(straight: tuple[str, An
     objective = make_objective(way)
     count = objective.count(batch)
     assert first["count"] == count and first["tokens"] == batch.packed.num_tokens
-    assert first["loss"] == pytest.approx(objective.loss(model, batch, step=0)["loss"].item() / count, rel=1e-5)
+    assert first["loss"] == pytest.approx(
+        objective.loss(in_training(model, way), batch, step=0)["loss"].item() / count, rel=1e-5
+    )
 
 
 class Uneven:
     """A plan whose every step is given with its micro-batches cut in a way of one's own."""
 
-    def __init__(self, items: GroupItems, cuts: Sequence[Sequence[int]]) -> None:
+    def __init__(self, items: GroupItems | DistillItems, cuts: Sequence[Sequence[int]]) -> None:
         self._items, self._cuts = items, cuts
 
-    def steps(self, first_step: int = 0) -> Iterator[Callable[[], list[GroupBatch]]]:
+    def steps(self, first_step: int = 0) -> Iterator[Callable[[], list[GroupBatch | DistillBatch]]]:
         while True:
             yield lambda: [self._items.batch(cut or [0], 0, float(bool(cut))) for cut in self._cuts]
 
@@ -95,7 +98,7 @@ class Uneven:
 @pytest.mark.parametrize("way", ["bert-distill", "llama-rank"])
 def test_uneven_cuts_and_stand_ins_change_nothing(way: str, cuts: list[list[int]], tmp_path: Path) -> None:
     items = make_items(way, tmp_path)
-    assert isinstance(items, GroupItems)
+    assert isinstance(items, GroupItems | DistillItems)
     whole = run(way, tmp_path / "whole", steps=3, wrap_plan=lambda plan: Uneven(items, [[0, 1, 2, 3, 4, 5]]))
     cut = run(way, tmp_path / "cut", steps=3, accumulation=2, wrap_plan=lambda plan: Uneven(items, cuts))
     assert cut.losses == pytest.approx(whole.losses, abs=1e-6)
@@ -205,6 +208,26 @@ def killed_after_saving(step: int) -> Callable[[Any], Any]:
             return (make for _, make in zip(range(step), self._plan.steps(first_step), strict=False))
 
     return Short
+
+
+def test_what_was_before_is_told_and_never_the_best(tmp_path: Path) -> None:
+    values = [0.9, 0.1, 0.2]
+    outcome = run("llama-rank", tmp_path, steps=2, evaluate_every=1, evaluate=scripted(values), evaluate_first=True)
+    assert outcome.lines[0] == {"step": 0, "dev": {"measure": 0.9, "other": 100.0}}
+    assert (outcome.trained.best_step, outcome.trained.best_value, len(outcome.saved)) == (2, 0.2, 2)
+
+
+def test_a_resumed_run_does_not_measure_its_start_again(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"checkpoint_every": 2, "evaluate_first": True}
+    with pytest.raises(Killed):
+        run("llama-rank", tmp_path, evaluate=scripted([0.9]), wrap_plan=killed_at(3), **settings)
+    resumed = run("llama-rank", tmp_path, evaluate=scripted([0.5]), **settings)
+    assert [line["dev"]["measure"] for line in resumed.lines if "dev" in line] == [0.9, 0.5]
+
+
+def test_further_metrics_are_made_of_those_of_a_step(tmp_path: Path) -> None:
+    outcome = run("llama-rank", tmp_path, steps=2, derive=lambda metrics: {"twice": 2.0 * metrics["loss"]})
+    assert [line["twice"] for line in outcome.lines] == [2.0 * loss for loss in outcome.losses]
 
 
 def test_an_equal_value_is_no_better_one(tmp_path: Path) -> None:

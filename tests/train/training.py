@@ -12,18 +12,24 @@ import torch
 from torch import nn
 
 from disranker import dist
-from disranker.config.distill import DistillConfig
+from disranker.config.distill_terms import DistillTerm, SupervisedTerm
 from disranker.config.parts import ModelConfig, OptimConfig, TrainingConfig
 from disranker.config.rank import RankConfig
-from disranker.data.batches import GroupItems, TextItems
+from disranker.data.batches import DistillItems, GroupItems, Targets
+from disranker.data.sampling import GroupSampler, Sampling
+from disranker.data.text_items import TextItems
 from disranker.data.tokens import TokenTable, write_tokens
 from disranker.models.adapters import merged_weights
 from disranker.models.language import LanguageModel
 from disranker.models.ranker import Ranker
+from disranker.models.student import Student
 from disranker.schema import Pair
+from disranker.train.distilling import DistillObjective, Weighed
 from disranker.train.engine import Trained, train
-from disranker.train.objectives import DistillObjective, LanguageModelObjective, RankObjective
+from disranker.train.language import LanguageModelObjective
+from disranker.train.objectives import RankObjective
 from disranker.train.run import plan_steps
+from disranker.train.signals import LabelSignal, score_signals
 from tests import tiny, tiny_runs
 
 WORDS = ["red", "blue", "shoes", "boots", "running", "winter", "road", "bike", "light", "warm", "tyres"]
@@ -36,6 +42,14 @@ PARTS: dict[str, Any] = {
 }
 # (family, objective): BERT learns from a teacher, for pairwise losses give its last bias no gradient but noise.
 WAYS = ("bert-distill", "llama-rank", "llama-language")
+# Beside them `bert-mixed`: of the documents some are scored, some are judged, some are both.
+HYBRID = [DistillTerm(name="point-mse"), DistillTerm(name="margin-mse")]
+MIXED = [
+    DistillTerm(name="point-mse", weight=0.2),
+    DistillTerm(name="kl", temperature=2.0),
+    DistillTerm(name="ranknet", weight=0.5, start=1, end=5),
+]
+LABELS = [SupervisedTerm(name="softmax", weight=0.7), SupervisedTerm(name="mse", weight=0.3, start=2)]
 
 
 @dataclass(frozen=True)
@@ -80,22 +94,43 @@ def make_model(way: str, **changed: Any) -> nn.Module:
     return Ranker(tiny.spread(tiny.classifier(family, vocab_size=VOCAB, **changed), 0.1).train())
 
 
-def make_items(way: str, folder: Path, *, docs_per_query: int = 4) -> GroupItems | TextItems:
+def in_training(model: nn.Module, way: str) -> nn.Module:
+    """What the engine is handed: a ranker that is distilled is inside a student."""
+    return Student(model) if isinstance(model, Ranker) and way.endswith(("distill", "mixed")) else model
+
+
+def make_items(way: str, folder: Path, *, docs_per_query: int = 4) -> GroupItems | DistillItems | TextItems:
     """The groups (or texts) of a way; some groups are larger than `docs_per_query`."""
     pairs, groups = pairs_in_groups()
     encoder = tiny.encoder("pair" if way.startswith("bert") else "plain")
     write_tokens(folder / "tokens.arrow", encoder, pairs)
     table = TokenTable(folder / "tokens.arrow")
     if way.endswith("language"):
-        return TextItems(table, np.arange(len(table)))
+        return TextItems([table])
     targets = np.random.default_rng(1).integers(0, 4, len(pairs)).astype(np.float32)
-    return GroupItems(table, groups, targets, docs_per_query=docs_per_query, seed=0)
+    if way.endswith("rank"):
+        return GroupItems(table, groups, targets, docs_per_query=docs_per_query, seed=0)
+    labels = np.full(len(pairs), np.nan, dtype=np.float32)
+    if way.endswith("mixed"):
+        labels[::3], known = targets[::3], targets.copy()
+        targets[1::3] = np.nan
+        for group, (_, rows) in enumerate(groups):
+            if group % 4 == 1:
+                labels[rows] = np.nan
+            elif group % 4 == 2:
+                labels[rows], targets[rows] = known[rows], np.nan
+    sampler = GroupSampler(groups, targets, docs_per_query=docs_per_query, seed=0, sampling=Sampling())
+    return DistillItems(table, Targets(targets, labels), sampler)
 
 
 def make_objective(way: str) -> Any:
     """The objective of a way."""
-    if way.endswith("distill"):
-        return DistillObjective(DistillConfig(**PARTS, store=Path("x"), candidates=[]))
+    if way.endswith(("distill", "mixed")):
+        mixed = way.endswith("mixed")
+        terms = MIXED if mixed else HYBRID
+        weighed = [Weighed(term, signal) for term, signal in zip(terms, score_signals(terms), strict=True)]
+        weighed += [Weighed(term, LabelSignal(term)) for term in LABELS] if mixed else []
+        return DistillObjective(weighed, log_shares=mixed)
     if way.endswith("rank"):
         return RankObjective(RankConfig(**PARTS, judged=[], loss="ranknet"))
     return LanguageModelObjective()
@@ -110,6 +145,8 @@ def run(
     wrap_objective: Callable[[Any], Any] = lambda objective: objective,
     wrap_plan: Callable[[Any], Any] = lambda plan: plan,
     config_text: str = "settings",
+    evaluate_first: bool = False,
+    derive: Callable[[dict[str, float]], dict[str, float]] | None = None,
     **changed: Any,
 ) -> Outcome:
     """Train in `out` (which may hold a checkpoint); `changed` are fields of the training settings."""
@@ -123,7 +160,7 @@ def run(
     saved: list[dict[str, torch.Tensor]] = []
     stock: Any = model
     trained = train(
-        model,
+        in_training(model, way),
         wrap_objective(make_objective(way)),
         wrap_plan(plan),
         num_steps=num_steps,
@@ -132,6 +169,8 @@ def run(
         out=out,
         save=lambda: saved.append(merged_weights(stock.model)),
         evaluate=evaluate,
+        evaluate_first=evaluate_first,
+        derive=derive,
     )
     lines = [{k: v for k, v in line.items() if k != "tokens_per_second"} for line in tiny_runs.lines(out)]
     return Outcome(trained, lines, merged_weights(stock.model), saved)
