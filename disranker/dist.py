@@ -46,7 +46,8 @@ def initialize() -> None:
 def _share_cores() -> None:
     """Give this rank its part of the cores that the ranks of one machine share, unless OMP_NUM_THREADS says otherwise.
 
-    Else each rank starts as many threads as there are cores, and they wait for one another.
+    Else each rank starts as many threads as there are cores, and they wait for one another: seen with two ranks on two
+    cores that others were using, too, a step of a small BERT took 3.5 seconds for 0.2.
     """
     num_local = os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("LOCAL_SIZE")  # of torchrun, of DeepSpeed
     if num_local is not None and "OMP_NUM_THREADS" not in os.environ:

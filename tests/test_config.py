@@ -220,6 +220,11 @@ IMPOSSIBLE = [
         {"distill": "[{name: kl, end: 3}, {name: ranknet, start: 4}]", "training.steps": "9"},
         "no term with a weight counts in step 3: close the gap between start and end",
     ),
+    (
+        DistillConfig,
+        {"distill": "[{name: kl, start: 2}]", "training.steps": "9"},
+        "no term with a weight counts in step 0: close the gap between start and end",
+    ),
     (DistillConfig, {"supervised": "[ranknet]"}, "supervised learns from labels: give judged"),
     (
         DistillConfig,
@@ -279,6 +284,9 @@ def test_an_impossible_call_has_one_fault_that_says_what_to_do(
         (DistillConfig, {"distill": "[{name: kl, weight: 0}, {name: margin-mse, against: first}]"}),
         (DistillConfig, {"distill": "[{name: kl, weight: 0}]", "judged": "[here]", "supervised": "hinge"}),
         (DistillConfig, {"distill": "[{name: kl, end: 3}, {name: adr-mse, start: 3}]", "training.steps": "4"}),
+        (DistillConfig, {"distill": "[{name: kl, end: 9}]", "training.steps": "9"}),
+        # how many steps two epochs are is known later
+        (DistillConfig, {"distill": "[{name: kl, end: 9}]", "training.steps": "null", "training.epochs": "2"}),
         (DistillConfig, {"distill": "[{name: hidden-mse, layers: {1: 2, 2: 4}}]", "teacher": "here"}),
         (EvalConfig, {"systems": "{a: {kind: bundle, path: here}, b: {kind: bm25}}"}),
         (EvalConfig, {"qrels": "here", "candidates": "[here]"}),
@@ -346,7 +354,7 @@ def test_terms_of_a_teacher_and_of_labels_come_back_from_a_dump() -> None:
         {"layers": {1: 2}},
     ]
     assert describe_sum(again.distill, again.supervised) == (
-        "kl (temperature 1) + 0.5 x margin-mse (against first) up to step 1 + hidden-mse (layers {1: 2}); "
+        "kl (temperature 1) + 0.5 x margin-mse (against first) before step 1 + hidden-mse (layers {1: 2}); "
         "labels: hinge (margin 1) + bce (max_label 4) from step 1"
     )
 

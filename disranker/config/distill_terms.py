@@ -39,8 +39,6 @@ NEED_REPRESENTATIONS: frozenset[TermName] = frozenset({"pooled-mse", "pooled-cos
 """Terms that read the teacher's pooled states from the store."""
 NEED_TEACHER: frozenset[TermName] = frozenset({"hidden-mse", "attention-relation"})
 """Terms that run the teacher beside the student."""
-NEED_LAYERS = NEED_TEACHER
-"""Terms that look inside the student, at every token."""
 LEAST_DOCUMENTS: Mapping[TermName, int] = {
     **dict.fromkeys(("point-mse", "pooled-mse", "pooled-cosine", "hidden-mse", "attention-relation"), 1),
     **dict.fromkeys(("margin-mse", "kl", "cross-entropy", "weighted-kl", "ranknet", "adr-mse"), 2),
@@ -167,25 +165,25 @@ def check_sum(distill: Sequence[DistillTerm], supervised: Sequence[SupervisedTer
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"{field} has {twice[0]} twice: give each term once, with the weight that it is to have")
-        late = [term for term in terms if num_steps is not None and term.start >= num_steps]
-        if late:
-            raise ValueError(
-                f"{late[0].name} of {field} starts at step {late[0].start}, and the run has {num_steps} steps, "
-                f"0 to {num_steps - 1 if num_steps else 0}: it would never count"
-            )
+        for term in terms:
+            if num_steps is not None and term.start >= num_steps:
+                raise ValueError(
+                    f"{term.name} of {field} starts at step {term.start}, and the run has {num_steps} steps, 0 to "
+                    f"{num_steps - 1}: it would never count"
+                )
     every: list[Term] = [*distill, *supervised]
     weighed = [term for term in every if term.weight > 0.0]
     if not weighed:
         raise ValueError("every weight of distill and supervised is 0: nothing would be learned")
-    # Between two ends of windows nothing changes.
-    changes = {0} | {step for term in weighed for step in (term.start, term.end) if step is not None}
-    for step in sorted(changes):
-        if (num_steps is None or step < num_steps) and not any(term.covers(step) for term in weighed):
+    # Only where a window ends can a gap begin.
+    ends = [term.end for term in weighed if term.end is not None]
+    for step in sorted({0, *ends}):
+        if num_steps is not None and step < num_steps and not any(term.covers(step) for term in weighed):
             raise ValueError(f"no term with a weight counts in step {step}: close the gap between start and end")
 
 
 def describe_sum(distill: Sequence[DistillTerm], supervised: Sequence[SupervisedTerm]) -> str:
-    """The sum in one line, as in `point-mse + 0.5 x kl (temperature 2) from step 100 + labels: ranknet`."""
+    """The sum in one line, as in `point-mse + 0.5 x kl (temperature 2) from step 100; labels: ranknet`."""
     lines = [" + ".join(map(_describe, distill))]
     if supervised:
         lines.append("labels: " + " + ".join(map(_describe, supervised)))
@@ -197,7 +195,7 @@ def _describe(term: Term) -> str:
     parameters = ", ".join(f"{name} {_shown(value)}" for name, value in values.items())
     factor = "" if term.weight == 1.0 else f"{term.weight:g} x "
     begin = f" from step {term.start}" if term.start else ""
-    end = f" up to step {term.end}" if term.end is not None else ""
+    end = f" before step {term.end}" if term.end is not None else ""
     return f"{factor}{term.name}" + (f" ({parameters})" if parameters else "") + begin + end
 
 

@@ -77,9 +77,7 @@ def encode_once(
     return opened()
 
 
-def plan_steps(
-    items: Items[Any], training: TrainingConfig, order: Order | None = None
-) -> tuple[StepPlan[Any], int]:
+def plan_steps(items: Items[Any], training: TrainingConfig, order: Order | None = None) -> tuple[StepPlan[Any], int]:
     """The plan of this rank's steps, and how many steps the run has; `order` is that of `StepPlan`.
 
     Raises:

@@ -61,7 +61,7 @@ def test_all_that_reads_scores_in_one_sum(
     assert train(tmp_path, {**settings, "distill": RESPONSE}) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert (
-        "loss point-mse + 0.5 x margin-mse (against first) + kl (temperature 2) up to step 3 + "
+        "loss point-mse + 0.5 x margin-mse (against first) + kl (temperature 2) before step 3 + "
         "0 x cross-entropy (temperature 1) + weighted-kl (temperature 1) from step 2 + ranknet + "
         "0.1 x adr-mse (temperature 1)"
     ) in shown
