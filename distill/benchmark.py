@@ -12,7 +12,10 @@ every judged query, by CrossEncoder for all.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -31,7 +34,7 @@ from disranker.data.groups import PairSet, collect, collect_judged
 from disranker.data.readers import read_candidates, read_judged
 from disranker.data.sampling import GroupSampler, Sampling
 from disranker.evaluation.measures import group_scores, measure_run
-from disranker.launch import run_stage
+from disranker.launch import stage_script
 from disranker.models.build import build_ranker_model, load_tokenizer
 from disranker.models.bundle import read_facts, save_bundle
 from disranker.models.scorer import Scorer
@@ -117,6 +120,7 @@ def _ours(task: Task, seed: int, out: str) -> Run:
     settings = {
         "out": out,
         "store": args.store,
+        "candidates": json.dumps(args.candidates),
         "docs_per_query": args.docs_per_query,
         "model.name": str(task.start),
         "text.max_tokens": args.max_tokens,
@@ -128,8 +132,8 @@ def _ours(task: Task, seed: int, out: str) -> Run:
         "training.log_every": args.pairs,
     }
     options = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
-    if run_stage("distill", [*options, "--candidates", *args.candidates]):
-        raise SystemExit("the distillation failed")
+    # In a process of its own: Trainer would take the process group that ours leaves behind for several ranks.
+    subprocess.run([sys.executable, str(stage_script("distill")), *options], check=True, stdout=subprocess.DEVNULL)
     facts = read_facts(out)["training"]
     return Run(facts["pairs"], facts["seconds"], CrossEncoder(out, max_length=args.max_tokens, device="cpu"))
 

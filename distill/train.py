@@ -23,7 +23,7 @@ from disranker.train.distilled import encode_unmined, read_distill_pairs
 from disranker.train.distilling import build_objective, describe_student
 from disranker.train.dry_run import dry_run
 from disranker.train.engine import train
-from disranker.train.mining import choose_examples
+from disranker.train.mining import check_reached, choose_examples
 from disranker.train.run import (
     encode_once,
     open_run,
@@ -52,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     items = DistillItems(table, pairs.targets, chosen.sampler)
     plan, num_steps = plan_steps(items, config.training, chosen.order)
     check_sum(config.distill, config.supervised, num_steps)
+    check_reached(config.mining, plan, num_steps)
     facts = {"model": describe_student(student), **pairs.facts, **chosen.facts}
     print_plan("stage 3", config.training, table, num_steps, facts)
     trained = train(

@@ -10,13 +10,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from disranker.config.losses import LossTerm
+from disranker.config.losses import LossTerm, as_terms
 from disranker.config.parts import Positive, Weight
 from disranker.settings import Settings
 
 TermName = Literal[
     "point-mse",
     "margin-mse",
+    "score-differences",
     "kl",
     "cross-entropy",
     "weighted-kl",
@@ -27,12 +28,11 @@ TermName = Literal[
     "hidden-mse",
     "rkd-distance",
     "rkd-angle",
-    "score-differences",
     "attention-relation",
 ]
 
 NEED_DISTANCES: frozenset[TermName] = frozenset(
-    {"point-mse", "margin-mse", "kl", "cross-entropy", "weighted-kl", "score-differences"}
+    {"point-mse", "margin-mse", "score-differences", "kl", "cross-entropy", "weighted-kl"}
 )
 """Terms that read how far apart teacher scores are, which an ordering does not say."""
 NEED_REPRESENTATIONS: frozenset[TermName] = frozenset({"pooled-mse", "pooled-cosine", "rkd-distance", "rkd-angle"})
@@ -41,8 +41,7 @@ NEED_TEACHER: frozenset[TermName] = frozenset({"hidden-mse", "attention-relation
 """Terms that run the teacher beside the student."""
 LEAST_DOCUMENTS: Mapping[TermName, int] = {
     **dict.fromkeys(("point-mse", "pooled-mse", "pooled-cosine", "hidden-mse", "attention-relation"), 1),
-    **dict.fromkeys(("margin-mse", "kl", "cross-entropy", "weighted-kl", "ranknet", "adr-mse"), 2),
-    "score-differences": 2,
+    **dict.fromkeys(("margin-mse", "score-differences", "kl", "cross-entropy", "weighted-kl", "ranknet", "adr-mse"), 2),
     **dict.fromkeys(("rkd-distance", "rkd-angle"), 3),
 }
 """Scored documents that a group must have for the term to learn from it."""
@@ -80,7 +79,7 @@ class TeacherTerm(Settings):
     """One signal of the teacher and its share in the sum."""
 
     name: TermName
-    """Scores: point-mse, margin-mse, kl, cross-entropy, weighted-kl, score-differences.  The teacher's order alone:
+    """Scores: point-mse, margin-mse, score-differences, kl, cross-entropy, weighted-kl.  The teacher's order alone:
     ranknet, adr-mse.  Its stored pooled states: pooled-mse, pooled-cosine, rkd-distance, rkd-angle.  `teacher` run
     beside the student: hidden-mse, attention-relation."""
     weight: Weight = 1.0
@@ -137,15 +136,9 @@ class SupervisedTerm(Window, LossTerm):
     """One of stage 2's losses on the labels of `judged`, in a window of steps."""
 
 
-def _as_terms(given: Any) -> Any:
-    """A name alone, or in a list, as a term with that name."""
-    items = [given] if isinstance(given, str) else given
-    return [{"name": item} if isinstance(item, str) else item for item in items] if isinstance(items, list) else items
-
-
-DistillTerms = Annotated[list[DistillTerm], BeforeValidator(_as_terms)]
+DistillTerms = Annotated[list[DistillTerm], BeforeValidator(as_terms)]
 """Signals of the teacher; a name stands for a term with nothing but that name."""
-SupervisedTerms = Annotated[list[SupervisedTerm], BeforeValidator(_as_terms)]
+SupervisedTerms = Annotated[list[SupervisedTerm], BeforeValidator(as_terms)]
 """Losses on labels; a name stands for a term with nothing but that name."""
 Term = DistillTerm | SupervisedTerm
 

@@ -72,13 +72,13 @@ class LossTerm(Settings):
         return {parameter: value for parameter, value in values.items() if value is not None}
 
 
-def _as_terms(given: Any) -> Any:
+def as_terms(given: Any) -> Any:
     """A name alone, or in a list, as a term with that name."""
     items = [given] if isinstance(given, str) else given
     return [{"name": item} if isinstance(item, str) else item for item in items] if isinstance(items, list) else items
 
 
-LossTerms = Annotated[list[LossTerm], BeforeValidator(_as_terms)]
+LossTerms = Annotated[list[LossTerm], BeforeValidator(as_terms)]
 """Terms of a sum; a name stands for a term with nothing but that name."""
 
 

@@ -48,8 +48,8 @@ class Disagreement(Settings):
     """
 
     of: Literal["queries", "documents"]
-    """queries: an epoch has as many groups as there are queries, each as often as its probability says; documents: the
-    `docs_per_query` of a larger group are drawn by their probabilities."""
+    """queries: an epoch has about as many groups as there are queries, each as often as its probability says;
+    documents: the `docs_per_query` of a larger group are drawn by their probabilities."""
     even_share: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
     """Share of the probability that is spread evenly; the rest goes in proportion to disagreement."""
     from_epoch: Annotated[int, Field(ge=0)] = 1
@@ -134,6 +134,16 @@ class MiningConfig(Settings):
         if all(part is None for _, part in self):
             parts = ", ".join(MiningConfig.model_fields)
             raise ValueError(f"mining chooses nothing: give one of {parts}, or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _mix_leaves_something_to_draw(self) -> Self:
+        by_document = self.disagreement is not None and self.disagreement.of == "documents"
+        if by_document and self.mix is not None and self.mix.random == 0:
+            raise ValueError(
+                "disagreement of documents draws what mix takes from anywhere, and mix.random is 0: raise it, or take "
+                "disagreement of queries"
+            )
         return self
 
     @property

@@ -225,10 +225,12 @@ class StepPlan(Generic[Batch]):
         self._items, self._seed, self._order = items, seed, order
         self._tokens_per_step, self._accumulation = tokens_per_step, accumulation
         self._process_rank, self._world_size = process_rank, world_size
+        self._kept: tuple[int, tuple[NDArray[np.int64], list[NDArray[np.int64]]]] | None = None
 
     def num_steps(self, epochs: int) -> int:
         """Steps of that many passes over the data."""
-        return sum(len(self._epoch(epoch)[1]) for epoch in range(epochs))
+        # Backwards, so that what is kept in the end is the first epoch, with which training begins.
+        return sum(len(self._epoch(epoch)[1]) for epoch in reversed(range(epochs)))
 
     def most_tokens(self, num_steps: int) -> int:
         """Tokens of the largest micro-batch of any rank in the first `num_steps` steps of an epoch."""
@@ -262,11 +264,16 @@ class StepPlan(Generic[Batch]):
 
     def _epoch(self, epoch: int) -> tuple[NDArray[np.int64], list[NDArray[np.int64]]]:
         """The tokens of every item, and the items of every step."""
-        lengths = self._items.lengths(epoch)
-        if self._order is not None:
-            return lengths, fill_steps(self._order(epoch), lengths, self._tokens_per_step)
-        order = np.random.default_rng(stable_seed(self._seed, "order", epoch)).permutation(len(lengths))
-        return lengths, fill_steps(order, lengths, self._tokens_per_step)
+        if self._kept is None or self._kept[0] != epoch:
+            # The last one is kept, for sampled groups have their lengths from a draw each: a minute for 500,000.
+            self._kept = None
+            lengths = self._items.lengths(epoch)
+            if self._order is not None:
+                order = self._order(epoch)
+            else:
+                order = np.random.default_rng(stable_seed(self._seed, "order", epoch)).permutation(len(lengths))
+            self._kept = epoch, (lengths, fill_steps(order, lengths, self._tokens_per_step))
+        return self._kept[1]
 
 
 def fill_steps(order: NDArray[np.int64], lengths: NDArray[np.int64], tokens_per_step: int) -> list[NDArray[np.int64]]:

@@ -18,7 +18,7 @@ def domain_texts(
     is clicked or retrieved often counts often.
     """
     for paths, with_query in ((clicks, True), (candidates, False)):
-        # Candidates and judged pairs have the columns of a click, and more; a pair of them may come twice here.
+        # As clicks, for candidates and judged pairs have those columns, too, and repeats are no fault here.
         for row in read_clicks(paths) if paths else ():
             # A hash of the document decides, so the split needs no memory and is the same in every run.
             if (stable_seed("dev", row.title, row.summary) / 2**64 < dev_share) == held_out:

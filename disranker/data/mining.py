@@ -79,6 +79,11 @@ class MinedSampler:
     def __len__(self) -> int:
         return len(self._groups)
 
+    @property
+    def groups(self) -> Groups:
+        """The groups that are kept, with the rows that are kept of each."""
+        return self._groups
+
     def rows(self, item: int, epoch: int) -> Rows:
         """The rows of a group in an epoch."""
         query_id, rows = self._groups[item]

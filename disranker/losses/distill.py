@@ -6,7 +6,7 @@ nor gradient.  Teacher scores are standardised once per teacher by the caller; w
 to say.  All of them are zero with a gradient of zero where the student says it, but the cross-entropy and `adr_mse`.
 
     one document      point_mse                                the score itself is learned
-    differences       margin_mse                               a constant on a whole query costs nothing
+    differences       margin_mse, score_differences            a constant on a whole query costs nothing
     the whole list    kl_divergence, cross_entropy, weighted_kl    likewise; the top of the list weighs most
     order alone       adr_mse, and `ranking.ranknet` with teacher scores as labels
 
@@ -19,8 +19,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import smooth_l1_loss
 
-from disranker.losses.ranking import Reduction
+from disranker.losses.reduction import Reduction, mean_over_documents, over_queries
 
 
 def point_mse(scores_QD: Tensor, teacher_QD: Tensor, mask_QD: Tensor, *, reduction: Reduction = "mean") -> Tensor:
@@ -29,8 +30,7 @@ def point_mse(scores_QD: Tensor, teacher_QD: Tensor, mask_QD: Tensor, *, reducti
     Prefer it with very many pairs, and where the absolute score is used later (thresholds, cascades).
     """
     errors_QD = torch.where(mask_QD, scores_QD.float() - teacher_QD.float(), 0.0)
-    loss_Q = errors_QD.square().sum(dim=1) / mask_QD.sum(dim=1).clamp(min=1)
-    return _reduce(loss_Q, reduction)
+    return mean_over_documents(errors_QD.square(), mask_QD, reduction=reduction)
 
 
 def margin_mse(
@@ -60,13 +60,13 @@ def margin_mse(
     if against == "all":
         # D Σ(e - mean)² over D (D - 1) / 2 pairs
         loss_Q = 2.0 * centred_QD.square().sum(dim=1) / (count_Q - 1).clamp(min=1)
-        return _reduce(loss_Q, reduction)
+        return over_queries(loss_Q, reduction)
     # Likewise sum over j of (e_first - e_j)² = D (e_first - mean)² + Σ(e - mean)², over D - 1 pairs.
     firsts_QD = _firsts(teacher_QD, mask_QD)
     share_QD = firsts_QD / firsts_QD.sum(dim=1, keepdim=True).clamp(min=1)
     of_first_Q = (share_QD * centred_QD.square()).sum(dim=1)
     loss_Q = (count_Q * of_first_Q + centred_QD.square().sum(dim=1)) / (count_Q - 1).clamp(min=1)
-    return _reduce(loss_Q, reduction)
+    return over_queries(loss_Q, reduction)
 
 
 def hybrid(
@@ -86,6 +86,24 @@ def hybrid(
     return point_weight * point + margin_weight * margin_mse(scores_QD, teacher_QD, mask_QD, reduction=reduction)
 
 
+def score_differences(
+    scores_QD: Tensor, teacher_QD: Tensor, mask_QD: Tensor, *, reduction: Reduction = "mean"
+) -> Tensor:
+    """Mean over pairs i < j of a query of Huber((score_i - score_j) - (teacher_i - teacher_j)), bent at 1.
+
+    The differences of `margin_mse` with the loss of relational distillation (Park et al. 2019, arXiv 1904.05068): half
+    the square up to an error of 1, one standard deviation of standardised teacher scores, and linear beyond.  Prefer it
+    to margin-MSE where the teacher has outliers, which would outweigh all else when squared.
+    """
+    count_Q = mask_QD.sum(dim=1)
+    errors_QD = torch.where(mask_QD, scores_QD.float() - teacher_QD.float(), 0.0)
+    differences_QDD = errors_QD[:, :, None] - errors_QD[:, None, :]
+    huber_QDD = smooth_l1_loss(differences_QDD, torch.zeros_like(differences_QDD), reduction="none")
+    # Every pair is in it twice, and a document beside itself adds nothing.
+    huber_QDD = torch.where(mask_QD[:, :, None] & mask_QD[:, None, :], huber_QDD, 0.0)
+    return over_queries(huber_QDD.sum(dim=(1, 2)) / (count_Q * (count_Q - 1)).clamp(min=1), reduction)
+
+
 def kl_divergence(
     scores_QD: Tensor,
     teacher_QD: Tensor,
@@ -102,7 +120,7 @@ def kl_divergence(
     """
     p_QD, log_p_QD, log_q_QD = _distributions(scores_QD, teacher_QD, mask_QD, temperature)
     loss_Q = torch.where(mask_QD, p_QD * (log_p_QD - log_q_QD), 0.0).sum(dim=1)
-    return _reduce(temperature**2 * loss_Q, reduction)
+    return over_queries(temperature**2 * loss_Q, reduction)
 
 
 def cross_entropy(
@@ -121,7 +139,7 @@ def cross_entropy(
     """
     p_QD, _, log_q_QD = _distributions(scores_QD, teacher_QD, mask_QD, temperature)
     loss_Q = -torch.where(mask_QD, p_QD * log_q_QD, 0.0).sum(dim=1)
-    return _reduce(temperature**2 * loss_Q, reduction)
+    return over_queries(temperature**2 * loss_Q, reduction)
 
 
 def weighted_kl(
@@ -147,7 +165,7 @@ def weighted_kl(
     weights_QD = 1.0 / torch.log2(1.0 + teacher_positions(teacher_QD, mask_QD))
     terms_QD = p_QD * (log_p_QD - log_q_QD) - p_QD + log_q_QD.exp()
     loss_Q = torch.where(mask_QD, weights_QD * terms_QD, 0.0).sum(dim=1)
-    return _reduce(temperature**2 * loss_Q, reduction)
+    return over_queries(temperature**2 * loss_Q, reduction)
 
 
 def adr_mse(
@@ -176,7 +194,7 @@ def adr_mse(
     positions_QD = teacher_positions(teacher_QD, mask_QD)
     errors_QD = torch.where(mask_QD, approximate_QD - positions_QD, 0.0)
     weighed_QD = errors_QD.square() / torch.log2(1.0 + positions_QD)
-    return _reduce(weighed_QD.sum(dim=1) / mask_QD.sum(dim=1).clamp(min=1), reduction)
+    return mean_over_documents(weighed_QD, mask_QD, reduction=reduction)
 
 
 # --- what they share --------------------------------------------------------------------------------------------------
@@ -207,7 +225,3 @@ def _distributions(
     log_p_QD = torch.where(mask_QD, teacher_QD.float() / temperature, lowest).log_softmax(dim=1)
     log_q_QD = torch.where(mask_QD, scores_QD.float() / temperature, lowest).log_softmax(dim=1)
     return log_p_QD.exp(), log_p_QD, log_q_QD
-
-
-def _reduce(loss_Q: Tensor, reduction: Reduction) -> Tensor:
-    return loss_Q.sum() if reduction == "sum" else loss_Q.mean()

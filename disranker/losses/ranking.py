@@ -18,14 +18,12 @@ those of the whole list give it zero, with a gradient of zero.  The losses of on
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-Reduction = Literal["mean", "sum"]
-
+from disranker.losses.reduction import Reduction, mean_over_documents, over_queries
 
 # --- pairs of documents -----------------------------------------------------------------------------------------------
 
@@ -81,7 +79,7 @@ def pointwise_bce(
     """
     scores_QD = torch.where(mask_QD, scores_QD.float(), 0.0)
     targets_QD = torch.where(mask_QD, labels_QD.float() / max_label, 0.0)
-    return _mean_over_documents(softplus(scores_QD) - targets_QD * scores_QD, mask_QD, reduction)
+    return mean_over_documents(softplus(scores_QD) - targets_QD * scores_QD, mask_QD, reduction=reduction)
 
 
 def pointwise_mse(scores_QD: Tensor, labels_QD: Tensor, mask_QD: Tensor, *, reduction: Reduction = "mean") -> Tensor:
@@ -91,7 +89,7 @@ def pointwise_mse(scores_QD: Tensor, labels_QD: Tensor, mask_QD: Tensor, *, redu
     are evenly spaced; the pull grows with the error, so a few wrong labels of a high grade weigh much.
     """
     errors_QD = torch.where(mask_QD, scores_QD.float() - labels_QD.float(), 0.0)
-    return _mean_over_documents(errors_QD.square(), mask_QD, reduction)
+    return mean_over_documents(errors_QD.square(), mask_QD, reduction=reduction)
 
 
 def ordinal(
@@ -110,7 +108,7 @@ def ordinal(
     beyond_QDT = scores_QD[:, :, None] - (steps_T - (max_label + 1) / 2)
     reached_QDT = labels_QD[:, :, None] >= steps_T
     losses_QD = softplus(torch.where(reached_QDT, -beyond_QDT, beyond_QDT)).sum(dim=2)
-    return _mean_over_documents(losses_QD, mask_QD, reduction)
+    return mean_over_documents(losses_QD, mask_QD, reduction=reduction)
 
 
 # --- whole lists ------------------------------------------------------------------------------------------------------
@@ -131,7 +129,7 @@ def listwise_softmax(scores_QD: Tensor, labels_QD: Tensor, mask_QD: Tensor, *, r
     lowest = torch.finfo(torch.float32).min
     denominator_Q = torch.where(mask_QD, scores_QD, lowest).logsumexp(dim=1)
     loss_Q = (shares_QD * (denominator_Q[:, None] - scores_QD)).sum(dim=1)
-    return _reduce(torch.where(has_pairs(labels_QD, mask_QD), loss_Q, 0.0), reduction)
+    return over_queries(torch.where(has_pairs(labels_QD, mask_QD), loss_Q, 0.0), reduction)
 
 
 def lambda_loss(
@@ -168,7 +166,7 @@ def lambda_loss(
         weighed_QDD = preferred_QDD & (within_QD[:, :, None] | within_QD[:, None, :])
         weights_QDD = torch.where(weighed_QDD, _of_pairs(gains_QD) * (swaps_QDD + mu * steps_QDD), 0.0)
     losses_QDD = softplus(-differences_QDD) / math.log(2.0)
-    return _reduce((weights_QDD * losses_QDD).sum(dim=(1, 2)), reduction)
+    return over_queries((weights_QDD * losses_QDD).sum(dim=(1, 2)), reduction)
 
 
 def approx_ndcg(
@@ -186,7 +184,7 @@ def approx_ndcg(
     positions_QD = 0.5 + ahead_QDD.sum(dim=2)  # its own sigmoid(0) is the other half
     gains_QD = _gains(labels_QD, mask_QD)
     ndcg_Q = (gains_QD * _discounts(positions_QD)).sum(dim=1) / _or_one(_ideal_dcg(gains_QD, None))
-    return _reduce(torch.where(has_pairs(labels_QD, mask_QD), 1.0 - ndcg_Q, 0.0), reduction)
+    return over_queries(torch.where(has_pairs(labels_QD, mask_QD), 1.0 - ndcg_Q, 0.0), reduction)
 
 
 # --- what they share --------------------------------------------------------------------------------------------------
@@ -251,13 +249,4 @@ def _or_one(totals_Q: Tensor) -> Tensor:
 
 def _mean_over_pairs(losses_QDD: Tensor, weights_QDD: Tensor, reduction: Reduction) -> Tensor:
     loss_Q = (weights_QDD * losses_QDD).sum(dim=(1, 2)) / _or_one(weights_QDD.sum(dim=(1, 2)))
-    return _reduce(loss_Q, reduction)
-
-
-def _mean_over_documents(losses_QD: Tensor, mask_QD: Tensor, reduction: Reduction) -> Tensor:
-    loss_Q = torch.where(mask_QD, losses_QD, 0.0).sum(dim=1) / mask_QD.sum(dim=1).clamp(min=1)
-    return _reduce(loss_Q, reduction)
-
-
-def _reduce(loss_Q: Tensor, reduction: Reduction) -> Tensor:
-    return loss_Q.sum() if reduction == "sum" else loss_Q.mean()
+    return over_queries(loss_Q, reduction)

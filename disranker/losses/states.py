@@ -6,10 +6,10 @@ first the loss of one query, then over queries; whatever stands in a masked plac
 
     one document      pooled_mse, pooled_cosine                    the state that the score is read from
                       score_consistency                            its score against that of another pass
-    a query's list    rkd_distance, rkd_angle, score_differences   how the documents lie to one another
+    a query's list    rkd_distance, rkd_angle                      how the documents lie to one another
     inside a text     hidden_mse, relation_divergence              token by token; the same tokens, so one tokenizer
 
-The last two give a value for each sequence of the row; `mean_over_documents` makes a loss of those.
+The last two give a value for each sequence of the row; `reduction.mean_over_documents` makes a loss of those.
 """
 
 from __future__ import annotations
@@ -20,16 +20,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, log_softmax, smooth_l1_loss
 
-from disranker.losses.ranking import Reduction
+from disranker.losses.reduction import Reduction, mean_over_documents, over_queries
 
 Runs = Sequence[tuple[int, int]]
 """(number of sequences, their length) for each run of equally long sequences in a packed row."""
-
-
-def mean_over_documents(values_QD: Tensor, mask_QD: Tensor, *, reduction: Reduction = "mean") -> Tensor:
-    """Values of documents, averaged over the documents of a query, then over queries; 0 for a query without any."""
-    values_QD = torch.where(mask_QD, values_QD.float(), 0.0)
-    return _over_queries(values_QD.sum(dim=1) / mask_QD.sum(dim=1).clamp(min=1), reduction)
 
 
 # --- single documents -------------------------------------------------------------------------------------------------
@@ -86,7 +80,7 @@ def rkd_distance(states_QDH: Tensor, teacher_QDH: Tensor, mask_QD: Tensor, *, re
     student_QDD, teacher_QDD = (
         _per_mean(_lengths(_differences(states)), pairs_QDD) for states in _unmasked(states_QDH, teacher_QDH, mask_QD)
     )
-    return _over_queries(_mean(_huber(student_QDD, teacher_QDD), pairs_QDD), reduction)
+    return over_queries(_mean(_huber(student_QDD, teacher_QDD), pairs_QDD), reduction)
 
 
 def rkd_angle(states_QDH: Tensor, teacher_QDH: Tensor, mask_QD: Tensor, *, reduction: Reduction = "mean") -> Tensor:
@@ -103,21 +97,7 @@ def rkd_angle(states_QDH: Tensor, teacher_QDH: Tensor, mask_QD: Tensor, *, reduc
     student_QDDD, teacher_QDDD = (
         _cosines(_differences(states)) for states in _unmasked(states_QDH, teacher_QDH, mask_QD)
     )
-    return _over_queries(_mean(_huber(student_QDDD, teacher_QDDD), triplets_QDDD), reduction)
-
-
-def score_differences(
-    scores_QD: Tensor, teacher_QD: Tensor, mask_QD: Tensor, *, reduction: Reduction = "mean"
-) -> Tensor:
-    """Mean over pairs i < j of a query of Huber(score_i - score_j, teacher_i - teacher_j), bent at 1.
-
-    The matrix of all differences, as `margin_mse`, but with the loss of relational distillation (Park et al. 2019,
-    arXiv 1904.05068): half the square up to an error of 1, one standard deviation of standardised teacher scores, and
-    linear beyond.  Prefer it to margin-MSE where the teacher has outliers, that would outweigh all else when squared.
-    """
-    student_QD, teacher_QD = (torch.where(mask_QD, scores.float(), 0.0) for scores in (scores_QD, teacher_QD))
-    student_QDD, teacher_QDD = (scores[:, :, None] - scores[:, None, :] for scores in (student_QD, teacher_QD))
-    return _over_queries(_mean(_huber(student_QDD, teacher_QDD), _pairs(mask_QD)), reduction)
+    return over_queries(_mean(_huber(student_QDDD, teacher_QDDD), triplets_QDDD), reduction)
 
 
 # --- the tokens of a document -----------------------------------------------------------------------------------------
@@ -216,7 +196,3 @@ def _mean(values: Tensor, mask: Tensor) -> Tensor:
     """[Q] mean of the values of each query where the mask is True; 0 where it nowhere is."""
     sums_Q = torch.where(mask, values, 0.0).flatten(1).sum(dim=1)
     return sums_Q / mask.flatten(1).sum(dim=1).clamp(min=1)
-
-
-def _over_queries(loss_Q: Tensor, reduction: Reduction) -> Tensor:
-    return loss_Q.sum() if reduction == "sum" else loss_Q.mean()

@@ -205,9 +205,10 @@ def _read_judged(panel: Panel, columns: Sequence[Floats], paths: Sequence[Path],
     without = np.flatnonzero(~scored)
     if len(without) and (missing == "error" or not scored.any()):
         first = f"({pair_set.query_ids[without[0]]}, {pair_set.doc_ids[without[0]]})"
+        or_else = ", or choose --missing skip-pair to go by the others" if scored.any() else ""
         raise ValueError(
             f"{len(without):,} of {len(labels):,} judged pairs have no score of some teacher, first {first}; score "
-            "them, too, and merge, or choose --missing skip-pair to go by the others"
+            f"them, too, and merge{or_else}"
         )
     kept = np.flatnonzero(scored)
     scores_MK = np.stack([column[rows[kept]] for column in columns], axis=1)

@@ -54,7 +54,7 @@ def read_distill_pairs(config: DistillConfig) -> DistillPairs:
     if config.judged:
         pair_set, scores, labels, facts["judged"] = _with_judged(config, pair_set, scores)
     groups = pair_set.groups()
-    facts |= _check_groups(config, groups, ~np.isnan(scores))
+    facts |= check_groups(config, groups, ~np.isnan(scores), mend="score more candidates of each query")
     if config.judged:
         facts |= _check_order(config, groups, labels)
     facts["loss"] = describe_sum(config.distill, config.supervised)
@@ -149,8 +149,14 @@ def _rows_of(judged: PairSet, candidates: PairSet) -> NDArray[np.int64]:
     return rows
 
 
-def _check_groups(config: DistillConfig, groups: Groups, taught: NDArray[np.bool_]) -> dict[str, str]:
-    """Make sure that every term has a group to learn from; a line for the plan where some have none."""
+def check_groups(config: DistillConfig, groups: Groups, taught: NDArray[np.bool_], *, mend: str) -> dict[str, str]:
+    """Make sure that every term has a group to learn from; a line for the plan where some groups are too small for one.
+
+    `taught` [N] says which rows the teacher has scored; `mend` is what to do about small groups.
+
+    Raises:
+        ValueError: a term has none.
+    """
     sizes = np.array([int(taught[rows].sum()) for _, rows in groups])
     sizes = sizes[sizes > 0]
     short: dict[str, list[str]] = {}
@@ -160,7 +166,7 @@ def _check_groups(config: DistillConfig, groups: Groups, taught: NDArray[np.bool
         if num_short == len(sizes):
             raise ValueError(
                 f"{term.name} compares {least} scored documents of a query, and every query has {sizes.max()} at "
-                "most: there is nothing to learn from; score more candidates of each query, or take point-mse"
+                f"most: there is nothing to learn from; {mend}, or take point-mse"
             )
         if num_short:
             short.setdefault(f"{num_short:,} of {len(sizes):,} queries have fewer than {least}", []).append(term.name)

@@ -10,21 +10,22 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from disranker import dist
 from disranker.config.distill import DistillConfig
-from disranker.data.batches import Order, Sampler, fill_steps
+from disranker.config.mining import MiningConfig
+from disranker.data.batches import Order, Sampler, StepPlan, fill_steps
 from disranker.data.mining import MinedSampler
 from disranker.data.sampling import GroupSampler, Sampling
 from disranker.data.tokens import TokenTable
 from disranker.models.scorer import Scorer
 from disranker.shards import write_atomic
 from disranker.train.checkpoint import CHECKPOINT_FOLDER
-from disranker.train.distilled import DistillPairs
+from disranker.train.distilled import DistillPairs, check_groups
 from disranker.train.journal import clock
 
 # Dealt to the ranks in turn; large enough to be sorted into full batches, small enough that ranks end together.
@@ -47,8 +48,8 @@ def choose_examples(config: DistillConfig, pairs: DistillPairs, table: TokenTabl
     Every rank calls this.
 
     Raises:
-        ValueError: the store is an ordering and a choice goes by distances, a choice has nothing to go by, or a run is
-            to be gone on with whose scores are gone.
+        ValueError: the store is an ordering and a choice goes by distances, a choice has nothing to go by or leaves too
+            few documents for a term, or a run is to be gone on with whose scores are gone.
     """
     scores, seed = pairs.targets.teacher_scores, config.training.seed
     if config.mining is None:
@@ -62,7 +63,28 @@ def choose_examples(config: DistillConfig, pairs: DistillPairs, table: TokenTabl
     sampler = MinedSampler(
         pairs.groups, scores, mining=config.mining, docs_per_query=config.docs_per_query, seed=seed, student=student
     )
-    return Chosen(sampler, sampler.order, sampler.facts)
+    too_few = {}
+    if config.mining.documents is not None:
+        too_few = check_groups(config, sampler.groups, ~np.isnan(scores), mend="raise mining.documents.share")
+    return Chosen(sampler, sampler.order, {**too_few, **sampler.facts})
+
+
+def check_reached(mining: MiningConfig | None, plan: StepPlan[Any], num_steps: int) -> None:
+    """Refuse a run that ends before its first epoch that is drawn by disagreement.
+
+    Raises:
+        ValueError: it does.
+    """
+    drawn = mining.disagreement if mining is not None else None
+    # Epochs that an easy-first order by disagreement cuts can be counted only when they are there.
+    if mining is None or drawn is None or any(mining.needs_student(epoch) for epoch in range(drawn.from_epoch)):
+        return
+    before = plan.num_steps(drawn.from_epoch)
+    if before >= num_steps:
+        raise ValueError(
+            f"mining.disagreement begins with epoch {drawn.from_epoch}, at step {before}, and the run has {num_steps} "
+            "steps: it would never count; lower from_epoch, or raise training.steps"
+        )
 
 
 def _check_distances(config: DistillConfig, pairs: DistillPairs) -> None:

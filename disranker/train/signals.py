@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
-from disranker.losses.distill import adr_mse, cross_entropy, kl_divergence, margin_mse, point_mse, weighted_kl
+from disranker.losses.distill import (
+    adr_mse,
+    cross_entropy,
+    kl_divergence,
+    margin_mse,
+    point_mse,
+    score_differences,
+    weighted_kl,
+)
 from disranker.losses.ranking import ranknet
 from disranker.train.objectives import ranking_loss, scores_by_query
 
@@ -23,6 +31,7 @@ if TYPE_CHECKING:
 _LOSSES: Mapping[TermName, Callable[..., Tensor]] = {
     "point-mse": point_mse,
     "margin-mse": margin_mse,
+    "score-differences": score_differences,
     "kl": kl_divergence,
     "cross-entropy": cross_entropy,
     "weighted-kl": weighted_kl,

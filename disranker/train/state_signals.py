@@ -2,7 +2,6 @@
 
     stored states   pooled-mse, pooled-cosine, rkd-distance, rkd-angle    the teacher's pooled states, from the store
     layers          hidden-mse, attention-relation                        the teacher itself, run beside the student
-    scores          score-differences                                     a relation, too, though it reads scores alone
 
 Shapes: Q queries, D documents of the largest, B documents in all, H hidden width.
 """
@@ -17,15 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from disranker.config.distill_terms import NEED_REPRESENTATIONS
+from disranker.losses.reduction import mean_over_documents
 from disranker.losses.states import (
     hidden_mse,
-    mean_over_documents,
     pooled_cosine,
     pooled_mse,
     relation_divergence,
     rkd_angle,
     rkd_distance,
-    score_differences,
 )
 from disranker.models.ranker import Ranker
 from disranker.models.states import Layers, Outputs
@@ -62,18 +60,6 @@ class StoredStates:
         teacher_QDH = _states_by_query(batch.represented_BH, batch.mask_QD)
         loss = (_PROJECTED if is_projected else _RELATIONS)[self.name]
         return loss(states_QDH, teacher_QDH, batch.taught_QD, reduction="sum")
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreDifferences:
-    """All differences of a query's scores against the teacher's."""
-
-    name: str = "score-differences"
-
-    def loss(self, outputs: Outputs, batch: DistillBatch) -> Tensor:
-        """Summed over queries; documents that the teacher has not scored are left out."""
-        scores_QD = scores_by_query(outputs.scores_B, batch.mask_QD)
-        return score_differences(scores_QD, batch.teacher_QD, batch.taught_QD, reduction="sum")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +146,6 @@ def build_student(
         represented_width = _represented_width(store, sorted(signals))
         if signals.keys() & _PROJECTED.keys():
             projections[POOLED] = projection(_width(ranker), represented_width, seed=_seed(config, POOLED))
-    if "score-differences" in terms:
-        signals["score-differences"] = ScoreDifferences()
     if hidden is not None or relation is not None:
         assert config.teacher is not None
         beside = load_teacher(config.teacher, encoder, dtype=config.model.dtype)

@@ -21,6 +21,7 @@ from disranker.losses.distill import (
     kl_divergence,
     margin_mse,
     point_mse,
+    score_differences,
     teacher_positions,
     weighted_kl,
 )
@@ -49,6 +50,11 @@ def margin_against_first_of(group: Group) -> float:
         if teacher == best and others:
             of_firsts.append(np.mean([((score - s) - (teacher - t)) ** 2 for s, t in others]))
     return float(np.mean(of_firsts)) if of_firsts else 0.0
+
+
+def differences_of(group: Group) -> float:
+    errors = [abs((si - sj) - (ti - tj)) for (si, ti), (sj, tj) in combinations(group, 2)]
+    return sum(e**2 / 2 if e < 1.0 else e - 0.5 for e in errors) / len(errors) if errors else 0.0
 
 
 def hybrid_of(group: Group) -> float:
@@ -104,6 +110,7 @@ LOSSES = [
     pytest.param(partial(weighted_kl, temperature=2.0), partial(weighted_kl_of, temperature=2.0), id="weighted-kl-2"),
     pytest.param(adr_mse, adr_of, id="adr"),
     pytest.param(partial(adr_mse, temperature=0.5), partial(adr_of, temperature=0.5), id="adr-0.5"),
+    pytest.param(score_differences, differences_of, id="score-differences"),
 ]
 SQUARES = [LOSSES[at] for at in range(4)]
 """The losses that grow with the square of an error."""
@@ -217,7 +224,7 @@ def test_the_gradient_goes_towards_the_teacher(loss: Loss, _: object) -> None:
 
 def test_a_constant_on_a_whole_query_costs_points_but_no_margins() -> None:
     groups = [[(5.0, 0.0), (6.0, 1.0), (3.0, -2.0)]]
-    for loss in (margin_mse, margin_against_first, kl_divergence, weighted_kl):
+    for loss in (margin_mse, margin_against_first, score_differences, kl_divergence, weighted_kl):
         assert loss(*tensors(groups)).item() == pytest.approx(0.0, abs=1e-6)
         assert gradient(loss, groups).abs().max() < 1e-6
     assert point_mse(*tensors(groups)).item() == pytest.approx(25.0)
@@ -249,6 +256,13 @@ def test_margins_against_the_first_do_not_ask_which_of_the_firsts_came_first() -
     # with one first, its two margins
     group = [[(1.0, 0.0), (2.0, 2.5), (0.0, 2.0)]]
     assert margin_against_first(*tensors(group)).item() == pytest.approx((1.5**2 + 1.5**2) / 2)
+
+
+def test_an_outlier_pulls_no_more_than_one_deviation() -> None:
+    for far in (1.0, 50.0):
+        group = [[(0.0, far), (0.0, 0.0)]]
+        assert score_differences(*tensors(group)).item() == far - 0.5
+        assert gradient(score_differences, group).tolist() == [[-1.0, 1.0]]
 
 
 def test_a_kl_by_hand() -> None:

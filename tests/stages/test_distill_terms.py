@@ -24,6 +24,7 @@ RESPONSE = [
     {"name": "weighted-kl", "start": 2},
     "ranknet",
     {"name": "adr-mse", "weight": 0.1},
+    "score-differences",
 ]
 
 
@@ -63,11 +64,11 @@ def test_all_that_reads_scores_in_one_sum(
     assert (
         "loss point-mse + 0.5 x margin-mse (against first) + kl (temperature 2) before step 3 + "
         "0 x cross-entropy (temperature 1) + weighted-kl (temperature 1) from step 2 + ranknet + "
-        "0.1 x adr-mse (temperature 1)"
+        "0.1 x adr-mse (temperature 1) + score-differences"
     ) in shown
     for step, line in enumerate(tiny_runs.step_lines(tmp_path)):
         total = line["point-mse"] + 0.5 * line["margin-mse"] + line["ranknet"] + 0.1 * line["adr-mse"]
-        total += line["kl"] * (step < 3) + line["weighted-kl"] * (step >= 2)
+        total += line["kl"] * (step < 3) + line["weighted-kl"] * (step >= 2) + line["score-differences"]
         assert line["loss"] == pytest.approx(total, rel=1e-5)
         assert line["cross-entropy"] > line["kl"] / 4.0 > 0.0
     terms = read_facts(tmp_path)["config"]["distill"]

@@ -53,7 +53,7 @@ def stores(world: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
 
 @pytest.fixture
 def settings(world: Path, stores: dict[str, Path]) -> dict[str, Any]:
-    """A run of 12 steps over epochs of about 4, with the candidates of the world and three documents a query."""
+    """A run of 12 steps over epochs of 7, with the candidates of the world and three documents a query."""
     return {
         **tiny_runs.fresh(world / "encoder", tiny_runs.ENCODER),
         **tiny_runs.short_run(12, tokens_per_step=400),
@@ -204,6 +204,16 @@ def test_scores_that_a_run_without_a_checkpoint_left_are_not_used(
             {"mining": {"disagreement": {"of": "documents"}}, "docs_per_query": 5},
             1,
             "no query has more than 5 documents: lower docs_per_query",
+        ),
+        (
+            {"mining": {"disagreement": {"of": "documents"}, "mix": {"top": 2, "middle": 1, "random": 0}}},
+            2,
+            "draws what mix takes from anywhere, and mix.random is 0",
+        ),
+        (
+            {"mining": {"disagreement": {"of": "queries", "from_epoch": 2}}},
+            1,
+            "mining.disagreement begins with epoch 2, at step 14, and the run has 12 steps: it would never count",
         ),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from disranker.shards import read_manifest, write_manifest
 from disranker.teacher.foreign import foreign_teacher
 from disranker.teacher.scoring import score_candidates
 from disranker.train.distilled import DistillPairs, read_distill_pairs
+from disranker.train.mining import Chosen, choose_examples
 from disranker.train.run import input_files
 from tests.teacher import fakes
 
@@ -64,13 +65,20 @@ def with_labels(folder: Path, *names: str) -> dict[str, Any]:
     return {"judged": [folder / "judged.parquet"], "supervised": list(names or ["ranknet"])}
 
 
-def rewrite(folder: Path, candidates: Sequence[Candidate] | None = None, judged: Sequence[Judgment] = ()) -> None:
+def rewrite(
+    folder: Path,
+    candidates: Sequence[Candidate] | None = None,
+    judged: Sequence[Judgment] = (),
+    *,
+    represents: bool = False,
+) -> None:
     """Other candidates with a store of their own, or other judged pairs."""
     if candidates is not None:
         write_records(folder / "candidates.parquet", Candidate, candidates)
         for file in (folder / "store").iterdir():
             file.unlink()
-        fakes.score(folder / "store", fakes.Counting(), candidates)
+        teacher, kind = fakes.Counting(represents=represents), "pooled" if represents else None
+        fakes.score(folder / "store", teacher, candidates, representation=kind)
     if judged:
         write_records(folder / "judged.parquet", Judgment, judged)
 
@@ -199,6 +207,25 @@ def test_groups_that_are_all_too_small(folder: Path, name: str, least: int) -> N
         "nothing to learn from; score more candidates of each query, or take point-mse"
     )
     assert read(folder, distill=["point-mse"]).facts["loss"] == "point-mse"
+
+
+def test_groups_that_are_too_small_once_documents_are_dropped(folder: Path) -> None:
+    changed: dict[str, Any] = {"distill": ["point-mse", "rkd-angle"], "docs_per_query": 3}
+
+    def choose(share: float) -> Chosen:
+        mining = {"documents": {"keep": "certain", "share": share}}
+        config, nothing = config_of(folder, **changed, mining=mining), cast(Any, None)
+        return choose_examples(config, read(folder, **changed), nothing, nothing, folder)
+
+    with pytest.raises(ValueError) as caught:
+        choose(0.5)
+    assert str(caught.value) == (
+        "rkd-angle compares 3 scored documents of a query, and every query has 2 at most: there is nothing to learn "
+        "from; raise mining.documents.share, or take point-mse"
+    )
+    assert "too few" not in choose(0.75).facts
+    rewrite(folder, [*CANDIDATES[:11], *(Candidate("q7", at, "query 7", at, "") for at in "abcdef")], represents=True)
+    assert choose(0.5).facts["too few"] == ("3 of 4 queries have fewer than 3 scored documents, nothing for rkd-angle")
 
 
 def test_an_ordering_has_no_distances(folder: Path) -> None:

@@ -20,7 +20,9 @@ from disranker.train.signals import LabelSignal, score_signals
 from tests import tiny
 
 Known = float | None
-SCORE_TERMS: list[TermName] = ["point-mse", "margin-mse", "kl", "cross-entropy", "weighted-kl", "ranknet", "adr-mse"]
+SCORE_TERMS: list[TermName] = [
+    *("point-mse", "margin-mse", "score-differences", "kl", "cross-entropy", "weighted-kl", "ranknet", "adr-mse")
+]
 
 
 def batch_of(scored: Sequence[Sequence[Known]], judged: Sequence[Sequence[Known]] | None = None) -> DistillBatch:

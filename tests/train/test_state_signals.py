@@ -17,7 +17,6 @@ from disranker.losses.states import (
     relation_divergence,
     rkd_angle,
     rkd_distance,
-    score_differences,
 )
 from disranker.models.bundle import load_bundle
 from disranker.models.packed import pack
@@ -59,9 +58,9 @@ def alone(batch: Any) -> list[Tokens]:
 def test_stored_states_are_compared_document_by_document(tmp_path: Path) -> None:
     """Against every document run alone and every query by itself; those that are not scored are left out."""
     batch, ranker = make_batch(tmp_path), make_ranker()
-    config = make_config(*STORED, "score-differences")
+    config = make_config(*STORED)
     student, signals = build_student(ranker, config, tiny.encoder(), TinyStore())
-    assert [signal.name for signal in signals] == [*STORED, "score-differences"]
+    assert [signal.name for signal in signals] == STORED
     outputs = student(batch.packed)
     found = {signal.name: signal.loss(outputs, batch) for signal in signals}
     losses = {
@@ -69,7 +68,6 @@ def test_stored_states_are_compared_document_by_document(tmp_path: Path) -> None
         "pooled-cosine": pooled_cosine,
         "rkd-distance": rkd_distance,
         "rkd-angle": rkd_angle,
-        "score-differences": score_differences,
     }
     expected = dict.fromkeys(losses, 0.0)
     begin, sequences = 0, alone(batch)
@@ -77,15 +75,11 @@ def test_stored_states_are_compared_document_by_document(tmp_path: Path) -> None
     for query, count in enumerate(batch.docs_per_query):
         rows = [begin + at for at in range(count) if batch.taught_QD[query, at]]
         states = torch.cat([ranker.read(pack([sequences[row]])).pooled_BH for row in rows])
-        scores = torch.cat([ranker(pack([sequences[row]])) for row in rows])
         theirs, mask = batch.represented_BH[rows][None], torch.ones(1, len(rows), dtype=torch.bool)
         projected = student.projections[POOLED](states)[None]
         for name, loss in losses.items():
-            left = projected if name.startswith("pooled") else states[None]
-            right = theirs
-            if name == "score-differences":
-                left, right = scores[None], batch.teacher_QD[query, batch.taught_QD[query]][None]
-            expected[name] += loss(left, right, mask).item()
+            ours = projected if name.startswith("pooled") else states[None]
+            expected[name] += loss(ours, theirs, mask).item()
         begin += count
     assert {name: value.item() for name, value in found.items()} == pytest.approx(expected, rel=1e-4)
     assert min(expected.values()) > 0.01
@@ -143,20 +137,19 @@ def test_one_forward_of_each_whatever_terms_are_on(
         beside.stock.base_model.register_forward_pre_hook(count("teacher"))
 
     monkeypatch.setattr(FrozenTeacher, "__init__", watched)
-    config = make_config("point-mse", "margin-mse", *STORED, "score-differences", *BESIDE, teacher=teacher)
+    config = make_config("point-mse", "margin-mse", *STORED, *BESIDE, teacher=teacher)
     parts = parts_of(config, make_batch(tmp_path), ranker)
     assert calls == {"student": 1, "teacher": 1}
     assert set(parts) == {
         "loss",
         "point-mse",
         "margin-mse",
-        "score-differences",
         "hidden-mse",
         "attention-relation",
     } | {*STORED}
 
 
-@pytest.mark.parametrize("name", [*STORED, "score-differences", "hidden-mse", "attention-relation"])
+@pytest.mark.parametrize("name", [*STORED, "hidden-mse", "attention-relation"])
 def test_gradients_reach_projection_and_student(name: str, teacher: Path, tmp_path: Path) -> None:
     term = next((term for term in BESIDE if term["name"] == name), name)
     needs = {"teacher": teacher} if isinstance(term, dict) else {}
@@ -176,7 +169,7 @@ def test_a_query_without_a_scored_document_adds_zero(tmp_path: Path) -> None:
     assert batch.represented_BH is not None
     batch.taught_QD.fill_(False)
     batch.represented_BH.zero_()
-    without = parts_of(make_config(*STORED, "score-differences"), batch)
+    without = parts_of(make_config(*STORED), batch)
     assert {name: value.item() for name, value in without.items()} == dict.fromkeys(without, 0.0)
     without["loss"].backward()  # a step must be possible all the same
 
