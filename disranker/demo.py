@@ -122,7 +122,7 @@ def steps(out: Path, seed: int) -> list[tuple[str, list[str]]]:
         ),
         step("rank", "world_student.yaml", "student-labels", *student, "--judged", judged["train"]),
         step("export", "export.yaml", "student-onnx", "--bundle", str(out / "student-distilled"),
-             "--judged", judged["test"]),
+             "--judged", judged["dev"]),
         step("eval", "world.yaml", "evaluated", "--judged", judged["test"], *evaluated),
         step("report", "report_world.yaml", "report", "--evaluated", f"[{out / 'evaluated'}]",
              "--judged", judged["test"]),

@@ -1,22 +1,19 @@
-"""Export of a student as ONNX, with proof that it scores as before.
+"""Export of a student for search engines, with proof that it scores as before.
 
     python distill/export.py --config distill/configs/export.yaml
 
-Reads a student's bundle and judged pairs, writes a folder that search engines, onnxruntime, transformers and
-sentence-transformers open.  A score that differs by more than `max_difference` ends the export with 1.
+Reads a student's bundle and judged pairs, writes a folder that onnxruntime, transformers, sentence-transformers and
+others open, and layouts for engines.  Drift beyond the limit ends the export with 1, and nothing is written.
 """
 
 from __future__ import annotations
 
 import sys
-from itertools import islice
 
 from disranker.config.export import ExportConfig
-from disranker.data.groups import collect
 from disranker.data.readers import read_judged
-from disranker.export.onnx import export_student
+from disranker.export.folder import describe_cost, export_student
 from disranker.launch import call_main
-from disranker.models.bundle import read_facts
 from disranker.settings import provenance
 
 CONFIG = ExportConfig
@@ -24,19 +21,25 @@ CONFIG = ExportConfig
 
 def main(argv: list[str] | None = None) -> int:
     config = ExportConfig.load(argv, prog="distill/export.py", description=__doc__)
-    pairs = collect(islice(read_judged(config.judged), config.parity_pairs)).pairs
-    print(f"exporting {config.bundle}: opset {config.opset}, parity on {len(pairs):,} pairs", flush=True)
-    parity = export_student(
+    judgments = list(read_judged(config.judged))
+    made = ", ".join(["onnx", *config.layouts])
+    read = f"{len(judgments):,} judged pairs, up to {config.max_pairs:,} of them scored"
+    print(f"exporting {config.bundle}: {made}; {read}", flush=True)
+    export = export_student(
         config.bundle,
         config.out,
-        pairs,
+        judgments,
         opset=config.opset,
+        max_pairs=config.max_pairs,
         max_difference=config.max_difference,
+        accept_drift=config.accept_drift,
+        layouts=config.layouts,
         facts={"config": config.model_dump(mode="json"), "provenance": provenance()},
     )
-    print(f"  parity  {parity}")
-    model = read_facts(config.out)["export"]
-    print(f"wrote {config.out}: {model['file']} of {model['bytes'] / 1e6:.1f} MB, beside the bundle's own files")
+    print(f"  bundle in torch: {describe_cost(export.bundle_bytes, export.bundle_speeds)}")
+    for variant in export.variants:
+        print(f"  {variant}")
+    print(f"wrote {config.out}: {made}, golden pairs with their checkers, export.json and README.md")
     return 0
 
 

@@ -24,6 +24,7 @@ from disranker.evaluation.systems import (
     score_run,
     score_with,
 )
+from disranker.export.manifest import ONNX_MODEL, read_manifest
 from disranker.export.scorer import OnnxScorer
 from disranker.launch import call_main
 from disranker.models.scorer import Scorer
@@ -42,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
         about = {"seed": config.seed, **provenance()}
         if system.path is not None:
             about |= {"path": str(system.path)} if system.kind == "run" else describe_model(system.path)
+        if system.kind == "onnx" and system.path is not None:
+            about["drift"] = read_manifest(system.path)["variants"][ONNX_MODEL.as_posix()]["drift"]
         recorded = record_system(config.out, name, system.kind, test_set, scored, config.measures, about, rules)
         shown = "  ".join(f"{measure} {value:.4f}" for measure, value in recorded.measured.aggregate.items())
         print(f"  {name:<28} {shown}", flush=True)
@@ -59,7 +62,7 @@ def score(config: EvalConfig, system: SystemConfig, test_set: TestSet) -> Scored
     assert system.path is not None
     if system.kind == "run":
         return score_run(test_set.rows, read_trec_run(system.path), system.path)
-    weights = system.path.glob("*.safetensors" if system.kind == "bundle" else "onnx/*")
+    weights = system.path.glob("*.safetensors" if system.kind == "bundle" else str(ONNX_MODEL))
     size = sum(file.stat().st_size for file in weights)
     cost = {"bytes": size, "device": "cpu", "threads": torch.get_num_threads(), "dtype": system.dtype, **price}
     if system.kind == "onnx":

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from disranker.config.parts import Positive
 from disranker.settings import InputPath, Settings
@@ -18,10 +18,22 @@ class ExportConfig(Settings):
     out: str
     """Folder of the export."""
     judged: list[InputPath]
-    """Pairs for the parity check; the first `parity_pairs` are scored both ways."""
-    parity_pairs: Positive = 200
-    """Pairs in the parity check."""
+    """Judged pairs, best those of development: on them the drift is measured, and golden pairs are chosen of them."""
+    max_pairs: Positive = 1000
+    """Judged pairs that are scored: those of the first queries, each query as a whole."""
     max_difference: Annotated[float, Field(gt=0.0)] = 1e-4
-    """Largest difference of a score from torch's that is accepted."""
+    """Largest difference of a float32 score from torch's that is accepted."""
+    accept_drift: bool = False
+    """Write the export although its drift is beyond the limit; export.json says so."""
+    layouts: list[Literal["vespa", "triton", "opensearch", "torchscript", "flashrank"]] = []
+    """Layouts for engines that cannot open the export folder itself, written to layouts/; opensearch brings torchscript
+    along."""
     opset: Annotated[int, Field(ge=14)] = 17
     """ONNX operator set."""
+
+    @model_validator(mode="after")
+    def _layouts_differ(self) -> Self:
+        twice = sorted({name for name in self.layouts if self.layouts.count(name) > 1})
+        if twice:
+            raise ValueError(f"layouts names {', '.join(twice)} more than once")
+        return self

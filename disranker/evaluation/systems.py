@@ -100,8 +100,7 @@ def describe_model(path: Path) -> dict[str, Any]:
         ValueError: the folder is neither.
     """
     facts = read_facts(path)
-    about = {"path": str(path), "fingerprint": facts["fingerprint"], "training": facts.get("training", {})}
-    return about | ({"parity": facts["export"]["parity"]} if "export" in facts else {})
+    return {"path": str(path), "fingerprint": facts["fingerprint"], "training": facts.get("training", {})}
 
 
 def record_system(
