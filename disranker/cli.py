@@ -309,6 +309,13 @@ def _add_fusion(action: argparse.ArgumentParser) -> None:
     )
 
 
+def _serve(argv: list[str]) -> int:
+    from disranker.launch import call_main
+    from disranker.serve.run import main as run_server
+
+    return call_main(run_server, argv)
+
+
 def _demo(argv: list[str]) -> int:
     from disranker.demo import main as run_demo
 
@@ -321,6 +328,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], str]] = {
     "import": (_import, "turn other layouts into the files that the stages read"),
     "adopt": (_adopt, "make a bundle of a published reranker, without training"),
     "store": (_store, "look at, check, merge, fuse and export stores of teacher scores"),
+    "serve": (_serve, "answer rerank requests over HTTP with a bundle or an export"),
     "demo": (_demo, "run all stages on a small search world, from clicks to report"),
 }
 """Command -> what runs it, and what it does."""

@@ -1,0 +1,1 @@
+"""A ranker behind HTTP: protocol, batching over requests, cascade, metrics."""
