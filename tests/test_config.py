@@ -55,6 +55,23 @@ def test_the_least_call_passes_and_comes_back_from_its_dump(config: type[Setting
     assert config.parse(["--config", "c.yaml"]) == settings
 
 
+@pytest.mark.parametrize(
+    ("config", "changed"),
+    [
+        (PretrainConfig, {"evidence.position": "{propensities: [1, 0.5]}", "evidence.dwell": "{min_seconds: 3}"}),
+        (ScoreConfig, {"teacher": None, "run": "here"}),
+        (ReportConfig, {"judged": "[here]", "clicks": "{log: [here], propensities: [1, 0.5]}"}),
+    ],
+)
+def test_what_only_one_choice_has_comes_back_from_the_dump_of_another(
+    config: type[Settings], changed: dict[str, str | None]
+) -> None:
+    """A dump names every field: at its default it is not asked for."""
+    settings = parse(config, changed)
+    Path("c.yaml").write_text(dump(settings))
+    assert config.parse(["--config", "c.yaml"]) == settings
+
+
 def test_losses_and_quotas_come_back_from_a_dump() -> None:
     losses = "[hinge, {name: lambda, k: 10, weight: 0.5}, {name: bce, max_label: 4}]"
     settings = parse(RankConfig, {"loss": losses, "sampling.quotas": "{0: 8, 3: 1}"})

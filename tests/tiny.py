@@ -64,6 +64,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": {"model_type": "qwen2", **_SMALL, **_BANDED, "use_sliding_window": True, "max_window_layers": 1},
     "qwen3": {"model_type": "qwen3", **_SMALL, **_GROUPED},
     "mistral": {"model_type": "mistral", **_SMALL, **_BANDED},
+    "granite": {"model_type": "granite", **_SMALL, "num_key_value_heads": 2, "logits_scaling": 0.25},
     # below: families that would leak or lose something in a packed row, and therefore run padded
     "deberta-v2": {
         "model_type": "deberta-v2",

@@ -162,7 +162,7 @@ class ClicksConfig(Settings):
 
     @model_validator(mode="after")
     def _depth_fits(self) -> Self:
-        if self.propensities is not None and "depth" in self.model_fields_set:
+        if self.propensities is not None and self.depth != type(self).model_fields["depth"].default:
             raise ValueError("depth is the number of propensities when they are given; leave it out")
         return self
 

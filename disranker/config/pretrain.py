@@ -56,8 +56,8 @@ class PenaltyConfig(Settings):
     """l2-sp pulls every weight alike (arXiv 1802.01483); ewc pulls each by how much general text depends on it, its
     diagonal Fisher information on replay.texts (arXiv 1612.00796)."""
     weight: Annotated[float, Field(gt=0.0)]
-    """Factor of half the sum of squared moves.  With ewc, 1 means about as much loss as one token of general text has
-    for every token that is learnt."""
+    """Factor of half the sum of squared moves.  With ewc that half estimates the nats that a token of general text
+    loses, and 1 counts them like those of a token that is learnt."""
     fisher_texts: Positive = 256
     """Pieces of general text that the Fisher information is estimated on, one gradient each (kind ewc)."""
 

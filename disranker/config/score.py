@@ -39,7 +39,8 @@ class ScoreConfig(Settings):
     def _one_teacher(self) -> Self:
         if sum(one is not None for one in (self.teacher, self.run, self.scores, self.ordering)) != 1:
             raise ValueError("give exactly one of teacher, run, scores and ordering")
-        unused = self.model_fields_set & {"tokens_per_batch", "dtype", "representation"}
+        of_bundles = ("dtype", "representation", "tokens_per_batch")
+        unused = [name for name in of_bundles if getattr(self, name) != type(self).model_fields[name].default]
         if self.teacher is None and unused:
-            raise ValueError(f"{', '.join(sorted(unused))} is for a teacher that is a bundle; leave it out")
+            raise ValueError(f"{', '.join(unused)} is for a teacher that is a bundle; leave it out")
         return self

@@ -18,7 +18,7 @@ import numpy as np
 from disranker.data.beir import Document, Query, find_beir_files, find_unknown, parse_corpus, parse_queries
 from disranker.data.check_report import CheckReport, Content, FileReport, Spread, format_report
 from disranker.data.faults import Fault, empty_document
-from disranker.data.readers import parse_records, parse_rows, read_record_rows
+from disranker.data.readers import parse_records
 from disranker.data.rows import Line, find_format, read_header, read_lines, read_rows, unreadable
 from disranker.data.trec import BEIR_QRELS_HEADER, Judged, Retrieved, parse_qrels, parse_run
 from disranker.schema import Candidate, Click, Judgment, field_names
@@ -135,8 +135,7 @@ def _open_beir(path: Path) -> Iterator[_Part]:
 
 def _open(path: Path, content: Content) -> Iterator[Item | Fault]:
     if content == "clicks":
-        # What was shown and not clicked belongs to a log.
-        return parse_rows(read_record_rows(path, Click), Click, unclicked=True)
+        return parse_records(path, Click)
     if content == "judged":
         return parse_records(path, Judgment)
     if content == "candidates":

@@ -9,22 +9,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 from disranker.data.faults import Fault, InputError
 from disranker.data.readers import parse_rows, read_record_rows
-from disranker.schema import Click, Pair, stable_seed
+from disranker.schema import Click, stable_seed
 
 # Logs have rows without a text here and there.  Any other fault means that a column is not what it seems, positions
 # that count from 0 for one, and leaving those rows out would leave out the best ones.
 _SKIPPED = ("text", "field")
-
-
-class WeightedPair(NamedTuple):
-    """What stage 1 trains on: a pair, and how much of the loss it is."""
-
-    pair: Pair
-    weight: float
 
 
 class ClickLog:
@@ -73,7 +66,7 @@ class ClickLog:
 
     def _usable(self, note: Callable[[Fault], None]) -> Iterator[Click]:
         rows = read_record_rows(self._paths, Click)
-        for item in parse_rows(rows, Click, unclicked=True, titled=self._titled, logged=self._logged):
+        for item in parse_rows(rows, Click, titled=self._titled, logged=self._logged):
             if not isinstance(item, Fault):
                 yield item
             elif item.kind not in _SKIPPED or item.line is None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from disranker.config.clicks import EvidenceConfig
 from disranker.data.click_weights import MOST_COUNT, LogColumns, Weighed, weigh
-from disranker.data.clicks import ClickLog, WeightedPair, is_held_out
+from disranker.data.clicks import ClickLog, is_held_out
 from disranker.schema import Click, Pair, stable_seed
 from disranker.shards import file_hash
 
@@ -48,20 +48,19 @@ def plan_evidence(
 
 
 class Evidence:
-    """The rows of click logs with their weights, in two parts: a query with all its rows is in one of them."""
+    """The rows of click logs and their weights, in two parts: a query with all its rows is in one of them."""
 
     def __init__(self, log: ClickLog, config: EvidenceConfig, dev_share: float, seed: int, content: str) -> None:
         self._log, self._config, self._dev_share, self._seed = log, config, dev_share, seed
         self.content = content
         """Stands for the rows: the same texts and weights have the same content."""
         self.weighted = config.weighs
-        """Whether rows of the training part may weigh other than 1."""
+        """Whether pairs of the training part may weigh other than 1."""
 
-    def rows(self, held_out: bool) -> Iterator[WeightedPair]:
-        """The clicked pairs of one part with their weights, streamed.
+    def pairs(self, held_out: bool) -> Iterator[Pair]:
+        """The clicked pairs of one part, streamed, a pair for every row.
 
-        Weights of the training part are above 0, with a mean of 1.  The held-out part is that of the plain log, every
-        weight 1, so that runs with different evidence are measured on the same rows.
+        The held-out part is that of the plain log, so that runs with different evidence are measured on the same rows.
 
         Raises:
             InputError: a row that cannot be used and is not merely without a text.
@@ -70,33 +69,33 @@ class Evidence:
         if held_out:
             for click in self._log:
                 if click.clicks and is_held_out(click.query, self._dev_share):
-                    yield WeightedPair(Pair(click.query, click.title, click.summary), 1.0)
+                    yield Pair(click.query, click.title, click.summary)
             return
         num_kept = 0
         if self._config.is_off:
             for click in self._training():
                 if click.clicks:
                     num_kept += 1
-                    yield WeightedPair(Pair(click.query, click.title, click.summary), 1.0)
+                    yield Pair(click.query, click.title, click.summary)
         else:
             weights = self._weighed.weights.data  # a memoryview gives floats, an array NumPy's scalars
             for click, weight in zip(self._training(), weights, strict=True):
                 if weight:
                     num_kept += 1
-                    yield WeightedPair(Pair(click.query, click.title, click.summary), weight)
+                    yield Pair(click.query, click.title, click.summary)
         if not num_kept:
             raise ValueError(f"no row of the click log is left to train on: {self._what_became_of_the_rows()}")
 
     def weights(self) -> NDArray[np.float32]:
-        """The weights alone of the rows of the training part, where some are not 1."""
+        """The weights of the pairs of the training part, in their order: above 0, with a mean of 1."""
         return self._weighed.weights[self._weighed.weights > 0]
 
     @property
     def facts(self) -> dict[str, str]:
         """Lines for a run's plan: how many rows were skipped, and what each correction has left of the others.
 
-        With corrections the log is read for them, if `rows` has not read it; without any, it is known what was skipped
-        as soon as `rows` has.
+        With corrections the log is read for them, if `pairs` has not read it; without any, it is known what was skipped
+        as soon as `pairs` has.
         """
         corrected = {} if self._config.is_off else self._weighed.facts
         return ({"skipped": self._log.describe_skipped()} if self._log.num_skipped else {}) | corrected

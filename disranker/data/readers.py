@@ -45,12 +45,14 @@ R = TypeVar("R")
 
 
 def read_clicks(path: Paths) -> Iterator[Click]:
-    """The clicks of a file or of a list of files, in their order; repeats are no fault, a log has them.
+    """The clicked rows of a file or of a list of files, in their order; repeats are no fault, a log has them.
+
+    Rows of 0 clicks, which tell what was shown, are passed over: `read_impressions` has them.
 
     Raises:
         InputError: at the first fault.
     """
-    return strict(parse_records(path, Click))
+    return (row for row in read_impressions(path) if row.clicks)
 
 
 def read_impressions(path: Paths) -> Iterator[Click]:
@@ -59,7 +61,7 @@ def read_impressions(path: Paths) -> Iterator[Click]:
     Raises:
         InputError: at the first fault.
     """
-    return strict(parse_rows(read_record_rows(path, Click), Click, unclicked=True))
+    return strict(parse_records(path, Click))
 
 
 def read_judged(path: Paths) -> Iterator[Judgment]:
@@ -98,20 +100,16 @@ def parse_rows(
     record_type: type[R],
     *,
     negative_to_zero: bool = False,
-    unclicked: bool = False,
     titled: bool = False,
     logged: Sequence[str] = (),
 ) -> Iterator[R | Fault]:
     """The records and the faults of rows that come from anywhere; a row with several faults gives each of them.
 
-    Clicks: with `unclicked` 0 clicks are no fault, with `titled` a missing title is one, and so is a row without what
-    is named in `logged`.
+    Clicks: with `titled` a missing title is a fault, and so is a row without what is named in `logged`.
     """
     parsers = {name: _PARSERS[name] for name in field_names(record_type)}
     if negative_to_zero:
         parsers["label"] = partial(parse_label, negative_to_zero=True)
-    if unclicked:
-        parsers["clicks"] = partial(_parse_num_clicks, lowest=0)
     if titled:
         parsers["title"] = parse_query
     pairs, queries = SeenPairs(), SeenQueries()
@@ -147,8 +145,8 @@ def as_paths(path: Paths) -> list[Path]:
     return paths
 
 
-def _parse_num_clicks(row: Row, name: str, lowest: int = 1) -> int:
-    count = parse_count(row, name, lowest)
+def _parse_num_clicks(row: Row, name: str) -> int:
+    count = parse_count(row, name, 0)
     return 1 if count is None else count
 
 

@@ -1,6 +1,6 @@
 """A causal language model over packed examples; only the tokens that are to be predicted reach the output layer.
 
-Shapes: T tokens in all, N predicted tokens, H hidden width.
+Shapes: T tokens in all, N predicted tokens, V words of the vocabulary.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ class LanguageModel(nn.Module):
 
         The first token of an example has nothing before it, so `predict_T` must not mark it.
         """
-        hidden_TH = self.stock.base_model(**packed_inputs(self.stock, packed), packed=packed).last_hidden_state[0]
         # Token t is predicted by the state at t - 1, which belongs to the same example.
         at_N = predict_T.nonzero()[:, 0]
-        logits_NV = self.stock.lm_head(hidden_TH[at_N - 1])
+        # The stock class makes the logits, for to Granite and Cohere they are more than the output layer's product.
+        inputs = packed_inputs(self.stock, packed)
+        logits_NV = self.stock(**inputs, packed=packed, logits_to_keep=at_N - 1).logits[0]
         return cross_entropy(logits_NV.float(), packed.input_ids[0, at_N], reduction="none")

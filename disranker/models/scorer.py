@@ -115,7 +115,8 @@ class Scorer:
         # On CUDA the variable-length kernel has no such layout.
         return self.ranker.is_decoder and self.ranker.is_packed and plain and dist.device().type == "cpu"
 
-    @torch.inference_mode()
+    # Not inference_mode: what ZeRO-3 gathers in it before the first step can have no gradient afterwards.
+    @torch.no_grad()
     def _forward(self, packed: Packed) -> tuple[Tensor, Tensor]:
         return self.ranker.score_and_pool(packed.to(dist.device()))
 

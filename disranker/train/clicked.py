@@ -117,16 +117,15 @@ def _encoder(objective: str, encoder: PairEncoder) -> Encodes[Pair]:
 
 def _clicks(out: Path, encoder: Encodes[Pair], evidence: Evidence, *, held_out: bool) -> TokenTable:
     content = f"{evidence.content} {held_out}"
-    return _encoded(out, encoder, lambda: (row.pair for row in evidence.rows(held_out)), content)
+    return _encoded(out, encoder, lambda: evidence.pairs(held_out), content)
 
 
 def _weights(out: Path, evidence: Evidence) -> NDArray[np.float32]:
     """[rows] weight of each click that is learnt, written by one process and mapped by all."""
     path = out / "cache" / f"weights-{stable_seed(evidence.content):016x}.npy"
     if dist.is_main() and not path.exists():
-        weights = np.fromiter((row.weight for row in evidence.rows(held_out=False)), dtype=np.float32)
         with write_atomic(path) as temporary, temporary.open("wb") as file:
-            np.save(file, weights)
+            np.save(file, evidence.weights())
     dist.barrier()
     mapped: NDArray[np.float32] = np.load(path, mmap_mode="r")
     return mapped

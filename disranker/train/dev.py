@@ -62,7 +62,7 @@ def dev_likelihood(
 
     None without a part; the part named "" has the plain names.  Before them comes the first part's `log_likelihood`,
     the mean of a token in nats, of which more is better.  Every predicted token counts once; `token_bytes` are the
-    [V] bytes of text of each.  Every rank reads everything.
+    [V] bytes of text of each.  The ranks share the batches, so every rank must call it, and all get the same.
     """
     if not parts:
         return None
@@ -77,12 +77,16 @@ def dev_likelihood(
     def evaluate() -> dict[str, float]:
         measured: dict[str, float] = {}
         for name, items in parts.items():
-            nats, num_tokens, num_bytes = 0.0, 0, 0
-            for batch in batches[name]:
-                text = items.batch(batch.tolist(), 0, 1.0).to(dist.device())
-                nats += float(model(text.packed, text.predict_T).sum())
-                num_tokens += int(text.predict_T.sum())
-                num_bytes += int(bytes_V[text.packed.input_ids[0, text.predict_T]].sum())
+            sums = np.zeros(3)
+            # Under ZeRO-3 all ranks must run in step: where batches run out, a rank runs one that does not count.
+            for first in range(0, len(batches[name]), dist.world_size()):
+                at = first + dist.process_rank()
+                counts = at < len(batches[name])
+                text = items.batch(batches[name][at if counts else 0].tolist(), 0, 1.0).to(dist.device())
+                losses_N = model(text.packed, text.predict_T)
+                bytes_N = bytes_V[text.packed.input_ids[0, text.predict_T]]
+                sums += counts * np.array([float(losses_N.sum(dtype=torch.float64)), len(losses_N), int(bytes_N.sum())])
+            nats, num_tokens, num_bytes = dist.sum_over_ranks(sums.tolist())
             prefix = f"{name}_" if name else ""
             if not measured:
                 measured[f"{prefix}log_likelihood"] = -nats / num_tokens

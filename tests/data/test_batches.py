@@ -110,8 +110,10 @@ class Numbers:
 
     def __init__(self, count: int) -> None:
         self._count = count
+        self.asked: list[int] = []
 
     def lengths(self, epoch: int) -> NDArray[np.int64]:
+        self.asked.append(epoch)
         return np.random.default_rng(epoch).integers(5, 40, self._count)
 
     def batch(self, items: Sequence[int], epoch: int, weight: float) -> Made:
@@ -165,6 +167,16 @@ def test_going_on_from_a_step_is_the_tail_of_the_whole() -> None:
     whole = made(plan(accumulation=2), num_steps)
     for first_step in range(num_steps):
         assert made(plan(accumulation=2), num_steps - first_step, first_step) == whole[first_step:]
+
+
+def test_the_first_epoch_is_laid_out_once() -> None:
+    """Lengths of sampled groups cost a draw each: counting the steps must not draw twice what training begins with."""
+    items = Numbers(50)
+    counted = StepPlan(items, tokens_per_step=200, accumulation=1, process_rank=0, world_size=1, seed=0)
+    num_steps = counted.num_steps(3)
+    assert sorted(items.asked) == [0, 1, 2]
+    assert made(counted, num_steps) == made(plan(), num_steps)
+    assert sorted(items.asked) == [0, 1, 1, 2, 2]
 
 
 def test_a_rank_without_an_item_gets_a_stand_in_of_weight_zero() -> None:

@@ -42,8 +42,8 @@ def test_rows_without_a_query_or_a_title_are_skipped_counted_and_named(log: Path
     evidence = plan(log, faults=faults)
     assert evidence.facts == {}
     for _ in range(2):  # a second reading counts nothing twice
-        rows = list(evidence.rows(held_out=False))
-        assert [row.pair for row in rows] == [Pair("red shoes", "Shoes", "Red."), Pair("boots", "Boots", "")]
+        rows = list(evidence.pairs(held_out=False))
+        assert rows == [Pair("red shoes", "Shoes", "Red."), Pair("boots", "Boots", "")]
         assert evidence.facts == {"skipped": f"4 rows without query or title (each is named in {faults})"}
         assert [line.removeprefix(f"{log}:") for line in faults.read_text().splitlines()] == [
             "2: query is empty: ' '; remove the row or give the text",
@@ -57,7 +57,7 @@ def test_rows_without_a_query_or_a_title_are_skipped_counted_and_named(log: Path
 def test_a_summary_alone_is_a_document_where_titles_are_not_required(log: Path, tmp_path: Path) -> None:
     faults = tmp_path / "faults.txt"
     evidence = plan(log, off=EvidenceConfig(require_title=False), faults=faults)
-    titles = [row.pair.title for row in evidence.rows(held_out=False)]
+    titles = [pair.title for pair in evidence.pairs(held_out=False)]
     assert titles == ["Shoes", "", "Boots"]
     assert evidence.facts["skipped"].startswith("3 rows without query or document")
     assert "6: the document has neither title nor summary" in faults.read_text()
@@ -68,7 +68,7 @@ def test_without_faults_there_is_no_file_of_faults(tmp_path: Path) -> None:
     faults = tmp_path / "faults.txt"
     faults.write_text("of an earlier run\n")
     evidence = plan(tmp_path / "c.parquet", faults=faults)
-    assert [row.weight for row in evidence.rows(held_out=False)] == [1.0]
+    assert list(evidence.pairs(held_out=False)) == [Pair("q", "t", "s")]
     assert not faults.exists()
     assert evidence.facts == {}
 
@@ -76,12 +76,12 @@ def test_without_faults_there_is_no_file_of_faults(tmp_path: Path) -> None:
 def test_what_was_not_clicked_is_read_and_never_trained_on(log: Path) -> None:
     read = list(ClickLog([log]))
     assert [click.clicks for click in read] == [1, 1, 0]
-    assert "hats" not in {row.pair.query for row in plan(log).rows(held_out=False)}
+    assert "hats" not in {pair.query for pair in plan(log).pairs(held_out=False)}
 
 
 def test_max_clicks_bounds_the_usable_rows(log: Path, tmp_path: Path) -> None:
     evidence = plan(log, max_clicks=1, faults=tmp_path / "faults.txt")
-    assert len(list(evidence.rows(held_out=False))) == 1
+    assert len(list(evidence.pairs(held_out=False))) == 1
     assert evidence.facts == {}  # the rows behind are not looked at
 
 
@@ -101,7 +101,7 @@ def test_a_wrong_number_stops_the_run_with_its_place(tmp_path: Path, row: dict[s
     good = {"query": "q", "title": "t", "summary": ""}
     path.write_text(json.dumps(good) + "\n" + json.dumps({**good, **row}) + "\n")
     with pytest.raises(InputError) as caught:
-        list(plan(path).rows(held_out=False))
+        list(plan(path).pairs(held_out=False))
     assert str(caught.value).startswith(f"{path}:2: {message}")
 
 
@@ -109,9 +109,9 @@ def test_a_log_without_any_row(tmp_path: Path) -> None:
     empty = tmp_path / "empty.jsonl"
     empty.write_text("")
     with pytest.raises(InputError, match=r"empty\.jsonl: holds no record; leave the file out"):
-        list(plan(empty).rows(held_out=False))
+        list(plan(empty).pairs(held_out=False))
     with pytest.raises(InputError, match="cannot be read"):
-        list(plan(tmp_path / "none.jsonl").rows(held_out=False))
+        list(plan(tmp_path / "none.jsonl").pairs(held_out=False))
 
 
 @pytest.mark.parametrize("config", [EvidenceConfig(), EvidenceConfig(max_per_query=3)])
@@ -122,9 +122,9 @@ def test_nothing_left_to_train_on_says_why(tmp_path: Path, config: EvidenceConfi
     assert not is_held_out("q", 0.5)
     assert is_held_out("q", 0.999)
     evidence = plan(path, off=config, dev_share=0.999)
-    assert len(list(evidence.rows(held_out=True))) == 1
+    assert len(list(evidence.pairs(held_out=True))) == 1
     with pytest.raises(ValueError) as caught:
-        list(evidence.rows(held_out=False))
+        list(evidence.pairs(held_out=False))
     assert str(caught.value) == (
         "no row of the click log is left to train on: 2 usable rows; 1 of them not clicked; "
         "1 of queries that are held out (dev_share 0.999); 1 rows without query or title, "
@@ -135,8 +135,8 @@ def test_nothing_left_to_train_on_says_why(tmp_path: Path, config: EvidenceConfi
 def test_a_log_of_one_query_has_nothing_held_out(tmp_path: Path) -> None:
     write_records(tmp_path / "c.parquet", Click, [Click("q", title, "s") for title in "abc"])
     evidence = plan(tmp_path / "c.parquet", dev_share=0.01)
-    assert len(list(evidence.rows(held_out=False))) == 3
-    assert list(evidence.rows(held_out=True)) == []
+    assert len(list(evidence.pairs(held_out=False))) == 3
+    assert list(evidence.pairs(held_out=True)) == []
 
 
 def test_about_the_share_of_queries_is_held_out() -> None:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from scipy.stats import kendalltau
 
 from disranker.config.clicks import EvidenceConfig
-from disranker.data.clicks import WeightedPair, is_held_out
+from disranker.data.clicks import is_held_out
 from disranker.data.evidence import Evidence, plan_evidence
 from disranker.data.faults import InputError
 from disranker.data.readers import read_clicks, write_records
@@ -34,9 +34,14 @@ def write(folder: Path, clicks: Sequence[Click]) -> Path:
     return folder / "clicks.parquet"
 
 
+def weighted(evidence: Evidence) -> list[tuple[Pair, float]]:
+    """The pairs that are trained on, and what they weigh."""
+    return list(zip(evidence.pairs(held_out=False), evidence.weights().tolist(), strict=True))
+
+
 def weights(evidence: Evidence) -> dict[str, float]:
     """Title -> weight, in the order of the rows."""
-    return {row.pair.title: row.weight for row in evidence.rows(held_out=False)}
+    return {pair.title: weight for pair, weight in weighted(evidence)}
 
 
 def ratios(evidence: Evidence) -> list[float]:
@@ -52,10 +57,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_everything_off_is_the_log_as_it_is(world: Path) -> None:
     evidence = plan(world, dev_share=0.2)
-    parts = {held_out: list(evidence.rows(held_out)) for held_out in (False, True)}
+    parts = {held_out: list(evidence.pairs(held_out)) for held_out in (False, True)}
     for held_out, rows in parts.items():
         logged = (click for click in read_clicks(world) if is_held_out(click.query, 0.2) == held_out)
-        assert rows == [WeightedPair(Pair(click.query, click.title, click.summary), 1.0) for click in logged]
+        assert rows == [Pair(click.query, click.title, click.summary) for click in logged]
     assert len(parts[True]) + len(parts[False]) == 3000
     assert evidence.facts == {}
 
@@ -72,13 +77,14 @@ EVERYTHING = {
 
 def test_everything_on(world: Path) -> None:
     evidence = plan(world, dev_share=0.2, **EVERYTHING)
-    rows = list(evidence.rows(held_out=False))
-    every = Counter(row.pair for row in plan(world, dev_share=0.2).rows(held_out=False))
-    assert Counter(row.pair for row in rows) <= every
+    rows = weighted(evidence)
+    every = Counter(plan(world, dev_share=0.2).pairs(held_out=False))
+    assert Counter(pair for pair, _ in rows) <= every
     assert 0 < len(rows) < every.total()
-    assert np.mean([row.weight for row in rows]) == pytest.approx(1, abs=1e-5)
-    assert max(Counter(row.pair.query for row in rows).values()) <= 2
-    assert max(Counter(row.pair[1:] for row in rows).values()) <= 3
+    assert np.mean([weight for _, weight in rows]) == pytest.approx(1, abs=1e-5)
+    assert min(weight for _, weight in rows) > 0
+    assert max(Counter(pair.query for pair, _ in rows).values()) <= 2
+    assert max(Counter(pair[1:] for pair, _ in rows).values()) <= 3
     assert list(evidence.facts) == ["position", "dwell", "ctr", "duplicates", "per query", "per doc", "weights"]
     # each step says what it has left of what the one before it left
     kept = [line.rpartition(": kept ")[2].removesuffix(" rows") for line in evidence.facts.values() if "kept" in line]
@@ -87,8 +93,8 @@ def test_everything_on(world: Path) -> None:
     assert chain[0][1] == every.total()
     assert [after for after, _ in chain] == [*(before for _, before in chain[1:]), len(rows)]
     # the same again, another instance; and the held-out part is not touched by any of it
-    assert list(plan(world, dev_share=0.2, **EVERYTHING).rows(held_out=False)) == rows
-    assert list(evidence.rows(held_out=True)) == list(plan(world, dev_share=0.2).rows(held_out=True))
+    assert weighted(plan(world, dev_share=0.2, **EVERYTHING)) == rows
+    assert list(evidence.pairs(held_out=True)) == list(plan(world, dev_share=0.2).pairs(held_out=True))
 
 
 def test_held_out_queries_shape_no_weight(tmp_path: Path) -> None:
@@ -96,8 +102,8 @@ def test_held_out_queries_shape_no_weight(tmp_path: Path) -> None:
     own = [Click(kept, "a", "s", 1, 10, 1), Click(kept, "b", "s", 1, 2, 2)]
     others = [Click(held, "a", "s", 9, 9, 1), Click(held, "c", "s", 9, 10, 1)]
     config = {"ctr": {"weight": True}, "max_per_document": 1}
-    alone = list(plan(write(tmp_path, own), dev_share=0.5, **config).rows(held_out=False))
-    assert list(plan(write(tmp_path, [*others, *own]), dev_share=0.5, **config).rows(held_out=False)) == alone
+    alone = weighted(plan(write(tmp_path, own), dev_share=0.5, **config))
+    assert weighted(plan(write(tmp_path, [*others, *own]), dev_share=0.5, **config)) == alone
 
 
 # --- position ---------------------------------------------------------------------------------------------------------
@@ -139,7 +145,7 @@ def test_propensities_from_a_file(tmp_path: Path) -> None:
     ]:
         file.write_text(f"position,propensity\n{text}")
         with pytest.raises(InputError, match=message):
-            list(plan(log, position={"propensities_file": file}).rows(held_out=False))
+            list(plan(log, position={"propensities_file": file}).pairs(held_out=False))
 
 
 ATTRACTION = np.array([0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
@@ -174,7 +180,7 @@ def test_the_true_order_is_recovered_where_raw_clicks_have_it_upside_down(
     clicks = [click for click in biased_log() if click.clicks or unclicked_are_logged]
     raw = shares((click.title, click.clicks) for click in clicks)
     evidence = plan(write(tmp_path, clicks), position={"depth": 6, "clip": None})
-    corrected = shares((row.pair.title, row.weight) for row in evidence.rows(held_out=False))
+    corrected = shares((pair.title, weight) for pair, weight in weighted(evidence))
     assert kendalltau(raw, ATTRACTION).statistic < -0.5
     assert kendalltau(corrected, ATTRACTION).statistic == pytest.approx(1)
     assert corrected == pytest.approx(ATTRACTION / ATTRACTION.sum(), rel=0.1)
@@ -185,15 +191,15 @@ def test_the_true_order_is_recovered_where_raw_clicks_have_it_upside_down(
 def test_propensities_that_the_log_does_not_tell(tmp_path: Path) -> None:
     log = write(tmp_path, [Click("q", title, "", 1, 5, position) for title, position in [("a", 1), ("b", 2)]])
     with pytest.raises(ValueError, match="shows no document at several positions for one query"):
-        list(plan(log, position={}).rows(held_out=False))
+        list(plan(log, position={}).pairs(held_out=False))
     log = write(tmp_path, [Click("q", "a", "", 2, 5, position) for position in (1, 2)])
     with pytest.raises(ValueError, match=r"evidence.position: .*links position 1 with positions 3, 4"):
-        list(plan(log, position={"depth": 4}).rows(held_out=False))
+        list(plan(log, position={"depth": 4}).pairs(held_out=False))
     (tmp_path / "bare.jsonl").write_text('{"query": "q", "title": "t", "summary": ""}\n')
     for config, name in [({"position": {}}, "position"), ({"ctr": {"weight": True}}, "impressions"),
                          ({"dwell": {"min_seconds": 3}}, "dwell_seconds")]:  # fmt: skip
         with pytest.raises(InputError, match=f"bare.jsonl:1: no {name} is logged; log it in every row, or turn off"):
-            list(plan(tmp_path / "bare.jsonl", **config).rows(held_out=False))
+            list(plan(tmp_path / "bare.jsonl", **config).pairs(held_out=False))
 
 
 # --- dwell time and CTR -----------------------------------------------------------------------------------------------
@@ -227,7 +233,7 @@ CTR = [
 
 def test_ctr(tmp_path: Path) -> None:
     log = write(tmp_path, CTR)
-    found = [(row.pair.title, row.weight) for row in plan(log, ctr={"weight": True}).rows(held_out=False)]
+    found = [(pair.title, weight) for pair, weight in weighted(plan(log, ctr={"weight": True}))]
     assert [title for title, _ in found] == ["a", "b", "a", "c"]
     prior = 7 / 27
     ctr = np.array([(4 + 10 * prior) / 30, (2 + 10 * prior) / 12, (4 + 10 * prior) / 30, (1 + 10 * prior) / 12])
@@ -267,7 +273,7 @@ def test_caps_keep_as_many_as_they_may_wherever_the_rows_stand(
     folder = tmp_path_factory.mktemp("caps")
     pairs = data.draw(st.lists(st.tuples(st.sampled_from("pqr"), st.sampled_from("abcdef")), min_size=1, max_size=40))
     log = write(folder, [Click(query, title, "") for query, title in pairs])
-    kept = Counter(row.pair[:2] for row in plan(log, **{cap: most}).rows(held_out=False))
+    kept = Counter(pair[:2] for pair in plan(log, **{cap: most}).pairs(held_out=False))
     assert kept <= Counter(pairs)
     at = 0 if cap == "max_per_query" else 1
     expected = {name: min(most, count) for name, count in Counter(pair[at] for pair in pairs).items()}
@@ -276,7 +282,7 @@ def test_caps_keep_as_many_as_they_may_wherever_the_rows_stand(
         found[pair[at]] += count
     assert found == expected
     shuffled = write(folder, [Click(query, title, "") for query, title in data.draw(st.permutations(pairs))])
-    assert Counter(row.pair[:2] for row in plan(shuffled, **{cap: most}).rows(held_out=False)) == kept
+    assert Counter(pair[:2] for pair in plan(shuffled, **{cap: most}).pairs(held_out=False)) == kept
 
 
 def test_caps_draw_by_the_seed_and_not_the_first(tmp_path: Path) -> None:
@@ -301,7 +307,7 @@ def test_of_near_duplicates_the_most_clicked_stays(tmp_path: Path) -> None:
         Click("q", "Hats", "Straw hats for the beach and felt hats for the town."), Click("r", "shoes", text),
     ])  # fmt: skip
     evidence = plan(log, near_duplicates=0.9)
-    assert [row.pair.title for row in evidence.rows(held_out=False)] == ["Shoes", "Shoes", "Hats"]
+    assert [pair.title for pair in evidence.pairs(held_out=False)] == ["Shoes", "Shoes", "Hats"]
     assert evidence.facts["duplicates"] == (
         "2 of 4 documents are like another (similarity 0.9, 64 MinHashes): kept 3 of 5 rows"
     )
@@ -338,7 +344,7 @@ def test_only_weights_make_rows_weighted(world: Path) -> None:
     filters = {"dwell": {"min_seconds": 5}, "ctr": {"min_ctr": 0.1}, "near_duplicates": 0.9, "max_per_query": 2}
     evidence = plan(world, **filters)
     assert not evidence.weighted
-    assert {row.weight for row in evidence.rows(held_out=False)} == {1.0}
+    assert set(evidence.weights().tolist()) == {1.0}
 
 
 def test_every_setting_changes_the_content(world: Path) -> None:

@@ -29,7 +29,7 @@ from disranker.config.clicks import EvidenceConfig
 from disranker.data.evidence import plan_evidence
 config = EvidenceConfig(**json.loads(sys.argv[2]))
 evidence = plan_evidence([Path(sys.argv[1])], config, max_clicks=None, dev_share=0.01, seed=0)
-num_rows = sum(1 for _ in evidence.rows(held_out=False))
+num_rows = sum(1 for _ in evidence.pairs(held_out=False))
 print(num_rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 """
 

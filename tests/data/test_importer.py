@@ -13,7 +13,7 @@ import pytest
 
 from disranker.data.faults import InputError
 from disranker.data.importer import import_source
-from disranker.data.readers import read_candidates, read_clicks, read_judged, write_records
+from disranker.data.readers import read_candidates, read_impressions, read_judged, write_records
 from disranker.schema import Candidate, Click, Judgment
 
 JUDGED = [
@@ -159,10 +159,10 @@ def test_an_ungrouped_file_is_grouped_and_a_grouped_one_kept(tmp_path: Path) -> 
 
 
 def test_clicks_and_candidates_files(tmp_path: Path) -> None:
-    clicks = [Click("b", "t", "s"), Click("a", "t", "s", 2), Click("b", "t", "s")]
+    clicks = [Click("b", "t", "s"), Click("a", "t", "s", 2), Click("b", "t", "s"), Click("a", "u", "s", 0, 9, 4)]
     write_records(tmp_path / "clicks.parquet", Click, clicks)
-    assert import_source(tmp_path / "clicks.parquet", tmp_path / "out")["files"] == {"clicks.parquet": {"rows": 3}}
-    assert list(read_clicks(tmp_path / "out" / "clicks.parquet")) == clicks
+    assert import_source(tmp_path / "clicks.parquet", tmp_path / "out")["files"] == {"clicks.parquet": {"rows": 4}}
+    assert list(read_impressions(tmp_path / "out" / "clicks.parquet")) == clicks
     (tmp_path / "pool.csv").write_text("query_id,doc_id,query,title,summary\nq1,d1,red,t,s\n")
     files = import_source(tmp_path / "pool.csv", tmp_path / "out")["files"]
     assert files == {"candidates.pool.parquet": {"rows": 1, "queries": 1}}

@@ -69,6 +69,16 @@ def test_planted_copies_are_found_and_strangers_stay() -> None:
     assert (turned[:200] == left_out[400:]).all()
 
 
+@pytest.mark.parametrize("num_chars", [3, 5, 6, 8])
+def test_strangers_of_a_few_characters_stay(num_chars: int) -> None:
+    """A title in Chinese may be one piece, of which there is nothing but its hash to tell it from others."""
+    rng = np.random.default_rng(4)
+    codes = rng.integers(ord("一"), ord("一") + 6000, size=(2000, num_chars))
+    texts = sorted({"".join(map(chr, row)) for row in codes})
+    assert len(texts) > 1990
+    assert not find_near_duplicates(sign(iter(texts), len(texts)), numbers(len(texts)), 0.8).any()
+
+
 def test_recall_is_as_the_bands_promise() -> None:
     """Signatures that agree in a share s of their values, drawn one by one; the leader is always the original."""
     rng = np.random.default_rng(3)

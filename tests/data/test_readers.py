@@ -125,10 +125,10 @@ def test_writing_is_streaming(tmp_path: Path) -> None:
 
 def test_what_was_shown_and_not_clicked_is_an_impression_and_no_click(tmp_path: Path) -> None:
     shown = Click("boots", "Boots", "", clicks=0, impressions=7, position=3)
-    path = write_csv(tmp_path / "shown.csv", [asdict(shown)])
-    assert list(read_impressions(path)) == [shown]
-    with pytest.raises(InputError, match="clicks is '0', not a whole number from 1"):
-        list(read_clicks(path))
+    clicked = Click("boots", "Boots", "", clicks=2, impressions=7, position=1)
+    path = write_csv(tmp_path / "shown.csv", [asdict(shown), asdict(clicked)])
+    assert list(read_impressions(path)) == [shown, clicked]
+    assert list(read_clicks(path)) == [clicked]
 
 
 def test_clicks_with_and_without_what_the_log_knows(tmp_path: Path) -> None:
@@ -204,8 +204,8 @@ def test_a_faulty_field_names_line_value_and_remedy(tmp_path: Path, change: dict
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"clicks": 0}, "clicks is 0, not a whole number from 1; write a whole number from 1, or leave it out"),
-        ({"clicks": 1.5}, "clicks is 1.5, not a whole number from 1; write a whole number from 1, or leave it out"),
+        ({"clicks": -1}, "clicks is -1, not a whole number from 0; write a whole number from 0, or leave it out"),
+        ({"clicks": 1.5}, "clicks is 1.5, not a whole number from 0; write a whole number from 0, or leave it out"),
         (
             {"impressions": -1},
             "impressions is -1, not a whole number from 0; write a whole number from 0, or leave it out",

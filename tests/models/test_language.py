@@ -14,7 +14,7 @@ from disranker.models.packed import pack
 from disranker.text.encode import Tokens
 from tests.tiny import causal_model, padded, sequences
 
-FAMILIES = ["llama", "qwen2", "qwen3", "mistral"]
+FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "granite"]  # the last one scales its logits
 LENGTHS = [5, 17, 9, 17, 2, 12]
 
 

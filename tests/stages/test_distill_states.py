@@ -15,8 +15,8 @@ from tests.train.training import with_gradient
 
 STORED = ["pooled-mse", "pooled-cosine", "rkd-distance", "rkd-angle"]
 BESIDE = [{"name": "hidden-mse", "layers": {1: 2, 2: 3}}, {"name": "attention-relation", "relation_heads": 4}]
-TERMS = ["point-mse", *STORED, "score-differences", *BESIDE]
-NAMES = ["point-mse", *STORED, "score-differences", "hidden-mse", "attention-relation"]
+TERMS = ["point-mse", *STORED, *BESIDE]
+NAMES = ["point-mse", *STORED, "hidden-mse", "attention-relation"]
 
 
 @pytest.fixture(scope="module")

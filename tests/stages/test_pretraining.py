@@ -277,7 +277,7 @@ def test_replay_without_text_is_named(
 
 def test_replay_that_is_all_held_out_is_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "general.txt"
-    path.write_text("x\n")  # by its hash in the held-out part from a share of 0.2 on, or not at all up to 0.9
+    path.write_text("x\n")  # its hash holds it out at a share of 0.9
     code = pretrain(folder, "bad", {"replay": {"texts": [str(path)], "share": 0.1}, "dev_share": 0.9})
     assert code == 1
     assert "replay.texts leave nothing to learn: dev_share 0.9 holds out every text" in capsys.readouterr().err

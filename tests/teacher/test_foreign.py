@@ -145,5 +145,5 @@ def test_there_is_exactly_one_teacher(tmp_path: Path) -> None:
 
 
 def test_what_a_file_has_no_use_for_is_refused(tmp_path: Path) -> None:
-    words = ["--scores", f"{tmp_path}/c.jsonl", "--representation", "pooled", "--dtype", "float32"]
+    words = ["--scores", f"{tmp_path}/c.jsonl", "--representation", "pooled", "--dtype", "bfloat16"]
     assert "dtype, representation is for a teacher that is a bundle" in refused(tmp_path, *words)

@@ -205,10 +205,17 @@ def test_judged_pairs_that_no_teacher_scored(tmp_path: Path) -> None:
     def call(name: str, **more: Any) -> dict[str, Any]:
         return fuse_stores(stores, tmp_path / name, "mean", judged=[tmp_path / "judged.parquet"], **more)
 
-    with pytest.raises(ValueError, match=r"^1 of 5 judged pairs have no score of some teacher, first \(q0, new\);"):
+    said = "of 5 judged pairs have no score of some teacher, first (q0, new); score them, too, and merge"
+    with pytest.raises(ValueError) as caught:
         call("refused")
+    assert str(caught.value) == f"1 {said}, or choose --missing skip-pair to go by the others"
     facts = call("fused", missing="skip-pair")["fusion"]["judged"]
     assert (facts["pairs"], facts["left_out"]) == (4, 1)
+    unknown = [Judgment("q0", name, "query 0", name, "", 1) for name in ("new", "b", "c", "d", "e")]
+    write_records(tmp_path / "judged.parquet", Judgment, unknown)
+    with pytest.raises(ValueError) as caught:
+        call("none", missing="skip-pair")
+    assert str(caught.value) == f"5 {said}"
 
 
 # --- what a teacher lacks ---

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -121,6 +123,30 @@ def test_likelihood_is_a_mean_over_tokens_whatever_the_batches(
     assert found == pytest.approx(expected, rel=1e-5)
     assert next(iter(found)) == "log_likelihood"  # the first one decides
     assert total / count < -1.0
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_ranks_share_the_batches_and_run_as_many(
+    texts: tuple[LanguageModel, TextItems], num_ranks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, items = texts
+    sums: list[list[float]] = []
+    passes: list[int] = []
+
+    def keep(values: list[float]) -> list[float]:
+        sums.append(values)
+        return values
+
+    monkeypatch.setattr("disranker.dist.sum_over_ranks", keep)
+    model.register_forward_hook(lambda *_: passes.append(len(sums)))
+    for world_size, rank in [(1, 0), *((num_ranks, rank) for rank in range(num_ranks))]:
+        monkeypatch.setattr("disranker.dist.world_size", partial(int, world_size))
+        monkeypatch.setattr("disranker.dist.process_rank", partial(int, rank))
+        evaluate = dev_likelihood(model, {"": items}, BYTES, tokens_per_batch=1)
+        assert evaluate is not None
+        evaluate()
+    assert np.sum(sums[1:], axis=0) == pytest.approx(sums[0], rel=1e-6)
+    assert np.bincount(passes).tolist() == [7] + [math.ceil(7 / num_ranks)] * num_ranks
 
 
 def test_likelihood_makes_no_graph(texts: tuple[LanguageModel, TextItems]) -> None:
