@@ -44,9 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     logs = {step.name: step.log for step in plan}
     for name, why in outcome.failed.items():
         print(f"failed: {name} ({why}), see {logs[name]}", file=sys.stderr)
-    print(
-        f"wrote {out}: sweep.{{json,md,svg}} and scores.svg, {len(table.rows)} systems on {len(config.seeds)} seeds"
-    )
+    print(f"wrote {out}: sweep.{{json,md,svg}} and scores.svg, {len(table.rows)} systems on {len(config.seeds)} seeds")
     return 1 if outcome.failed else 0
 
 
