@@ -64,7 +64,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": {"model_type": "qwen2", **_SMALL, **_BANDED, "use_sliding_window": True, "max_window_layers": 1},
     "qwen3": {"model_type": "qwen3", **_SMALL, **_GROUPED},
     "mistral": {"model_type": "mistral", **_SMALL, **_BANDED},
-    "granite": {"model_type": "granite", **_SMALL, "num_key_value_heads": 2, "logits_scaling": 0.25},
     # below: families that would leak or lose something in a packed row, and therefore run padded
     "deberta-v2": {
         "model_type": "deberta-v2",
@@ -77,6 +76,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mobilebert": {"model_type": "mobilebert", **_SMALL, "normalization_type": "layer_norm"},
     "gemma2": {"model_type": "gemma2", **_SMALL, **_GROUPED, "sliding_window": 5},
     "gpt_oss": {"model_type": "gpt_oss", **_SMALL, **_GROUPED, "sliding_window": 5, "num_local_experts": 4},
+}
+# stock transformers makes no classifier of these
+LANGUAGE_FAMILIES: dict[str, dict[str, Any]] = {
+    **FAMILIES,
+    "granite": {"model_type": "granite", **_SMALL, "num_key_value_heads": 2, "logits_scaling": 0.25},
 }
 
 
@@ -95,7 +99,9 @@ def classifier(family: str, **changed: Any) -> PreTrainedModel:
 def causal_model(family: str, **changed: Any) -> PreTrainedModel:
     """A stock causal language model, in eval mode, with widely spread weights."""
     torch.manual_seed(0)
-    return spread(AutoModelForCausalLM.from_config(AutoConfig.for_model(**{**FAMILIES[family], **changed}))).eval()
+    return spread(
+        AutoModelForCausalLM.from_config(AutoConfig.for_model(**{**LANGUAGE_FAMILIES[family], **changed}))
+    ).eval()
 
 
 def spread(model: PreTrainedModel, std: float = 0.3) -> PreTrainedModel:

@@ -92,7 +92,8 @@ def _scores_table(table: SweepTable) -> str:
     rows = []
     for row in table.rows:
         of = row.scores
-        cells = [row.name, figure(of.mean), figure(of.std), percent(of.within_queries), *map(figure, of.quantiles)]
+        cells = [row.name, figure(of.mean), figure(of.std), percent(round(of.within_queries, 3))]
+        cells += map(figure, of.quantiles)
         if table.retention_of:
             cells.append(NONE if of.tau is None else figure(of.tau))
         rows.append(cells)

@@ -286,7 +286,7 @@ def test_evaluation_runs_without_dropout_and_training_goes_on_with_it(tmp_path: 
         modes.append(model.training)
         return {"measure": 1.0}
 
-    model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    model.stock.base_model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
     run("bert-distill", tmp_path, model=model, steps=2, evaluate_every=1, evaluate=evaluate)
     assert modes == [True, False, True, False]
 
@@ -343,7 +343,8 @@ def test_no_two_steps_drop_the_same(tmp_path: Path) -> None:
     for seed in (0, 1):
         seen = seeds[seed] = []
         model = make_model("bert-distill")
-        model.register_forward_pre_hook(lambda *_, seen=seen: seen.append(torch.initial_seed()))
+        backbone = model.stock.base_model
+        backbone.register_forward_pre_hook(lambda *_, seen=seen: seen.append(torch.initial_seed()))
         run("bert-distill", tmp_path / str(seed), model=model, steps=4, seed=seed)
     assert [len(seen) for seen in seeds.values()] == [4, 4]
     assert len({*seeds[0], *seeds[1]}) == 8
