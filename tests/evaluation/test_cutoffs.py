@@ -37,7 +37,7 @@ def test_hand_values():
     json.dumps(asdict(report), allow_nan=False)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(rows, st.integers(-5, 5))
 def test_figures_equal_scikit_learn_and_brute_force(rows, threshold):
     metrics = pytest.importorskip("sklearn.metrics")

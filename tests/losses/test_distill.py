@@ -173,7 +173,7 @@ def test_margins_do_not_cancel_where_the_error_is_large_and_the_same() -> None:
 def test_padding_changes_neither_value_nor_gradient(loss: Loss, _: object, fill: float, groups: list[Group]) -> None:
     bare, wide = tensors(groups), tensors(groups, width=9, fill=fill)
     values = [loss(*bare), loss(*wide)]
-    assert values[0].item() == pytest.approx(values[1].item(), rel=1e-6, abs=1e-9)
+    assert values[0].item() == pytest.approx(values[1].item(), rel=1e-5, abs=1e-6)
     for value in values:
         value.backward()
     width = bare[0].shape[1]
@@ -322,7 +322,7 @@ def test_adr_mse_reads_the_order_alone(groups: list[Group]) -> None:
         [(score, -float(position)) for (score, _), position in zip(group, positions_of(group), strict=True)]
         for group in groups
     ]
-    assert adr_mse(*tensors(ordered)).item() == pytest.approx(adr_mse(*tensors(groups)).item(), rel=1e-6, abs=1e-9)
+    assert adr_mse(*tensors(ordered)).item() == pytest.approx(adr_mse(*tensors(groups)).item(), rel=1e-5, abs=1e-6)
 
 
 def test_positions_by_the_teacher() -> None:

@@ -119,7 +119,7 @@ def test_the_formula_written_out(loss: Loss, of_group: OfGroup, is_wide: bool, s
 def test_padding_changes_neither_value_nor_gradient(loss: Loss, of_group: OfGroup, is_wide: bool, fill: float) -> None:
     groups = groups_of([4, 1, 3, 2], is_wide=is_wide)
     bare, wide = tensors(groups), tensors(groups, width=7, fill=fill)
-    assert loss(*wide).item() == pytest.approx(loss(*bare).item(), rel=1e-6)
+    assert loss(*wide).item() == pytest.approx(loss(*bare).item(), rel=1e-5, abs=1e-6)
     ours, theirs = gradient(loss, groups, width=7, fill=fill), gradient(loss, groups)
     torch.testing.assert_close(ours[:, :4], theirs, rtol=1e-5, atol=1e-7)
     assert torch.equal(ours[~wide[2]], torch.zeros_like(ours[~wide[2]]))

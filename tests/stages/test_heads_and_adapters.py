@@ -102,7 +102,7 @@ def test_what_was_trained_is_in_the_bundle(way: str, world: Path, language_model
         assert 0.0 < moved < 0.02
 
 
-@pytest.mark.parametrize("way", ["own-row-dora", "label-rslora"])
+@pytest.mark.parametrize("way", ["own-row-dora", pytest.param("label-rslora", marks=pytest.mark.slow)])
 def test_zero_3_in_one_process_saves_the_same(
     way: str, world: Path, language_model: Path, without_zero: Any, tmp_path: Path
 ) -> None:

@@ -140,7 +140,13 @@ PENALTIES: list[dict[str, Any] | None] = [
 ]
 
 
-@pytest.mark.parametrize("penalty", PENALTIES, ids=["none", "l2-sp", "ewc"])
+@pytest.mark.parametrize(
+    "penalty",
+    [
+        pytest.param(one, id=name, marks=[pytest.mark.slow] * (name == "l2-sp"))
+        for one, name in zip(PENALTIES, ("none", "l2-sp", "ewc"), strict=True)
+    ],
+)
 def test_accumulation_and_zero_change_nothing(penalty: dict[str, Any] | None, tmp_path: Path) -> None:
     whole, weights = run(tmp_path / "whole", penalty=penalty, zero_stage=0)
     for number, changed in enumerate([{"accumulation": 8, "zero_stage": 1}, {"accumulation": 2, "zero_stage": 2}]):

@@ -26,7 +26,15 @@ def adapted(variant: Any) -> Ranker:
     return Ranker(ranker.model).train()
 
 
-@pytest.mark.parametrize(("variant", "zero_stage"), [("lora", 0), ("dora", 1), ("rslora", 2), ("dora", 3)])
+@pytest.mark.parametrize(
+    ("variant", "zero_stage"),
+    [
+        ("lora", 0),
+        ("dora", 1),
+        pytest.param("rslora", 2, marks=pytest.mark.slow),
+        pytest.param("dora", 3, marks=pytest.mark.slow),
+    ],
+)
 def test_resume_is_exact(variant: str, zero_stage: int, tmp_path: Path) -> None:
     settings: dict[str, Any] = {"zero_stage": zero_stage, "checkpoint_every": 2}
     whole = run("llama-rank", tmp_path / "whole", model=adapted(variant), **settings)
