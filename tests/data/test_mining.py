@@ -223,7 +223,8 @@ def test_a_curriculum_over_epochs_lets_the_hard_queries_in_later() -> None:
     assert names(one, one.order(0)) == "a"
     assert sorted(names(one, one.order(2))) == ["a", "c", "d", "e"]
     assert one.facts == {"curriculum": "easy first by margin over the epochs of 3 epochs, 1 of 5 first"}
-    assert MiningConfig.model_validate({"curriculum": {}}).curriculum.start_share == 0.3  # type: ignore[union-attr]
+    curriculum = MiningConfig.model_validate({"curriculum": {}}).curriculum
+    assert curriculum is not None and curriculum.start_share == 0.3
 
 
 def test_a_curriculum_over_steps_sees_all_from_easy_to_hard() -> None:

@@ -51,7 +51,9 @@ def test_the_plan_of_a_dry_run_is_that_of_the_run(
     shown = capsys.readouterr().out
     steps = [line for line in tiny_runs.lines(tmp_path / "out") if "loss" in line]
     assert said["steps"].startswith(f"{len(steps)} steps of about 800 tokens")
-    most = int(re.search(r"up to ([\d,]+)", said["steps"])[1].replace(",", ""))  # type: ignore[index]
+    found = re.search(r"up to ([\d,]+)", said["steps"])
+    assert found is not None
+    most = int(found[1].replace(",", ""))
     assert most == max(line["tokens"] for line in steps[: len(steps) // 2])  # one rank and micro-batch: the whole step
     assert said["model"] in shown
 
