@@ -25,6 +25,7 @@ from transformers import (
 
 from disranker import dist
 from disranker.models.adapters import check_quantization, quantization_settings, wrap_lora
+from disranker.models.dropout import use_bit_dropout
 from disranker.models.heads import EXPECTED_LABEL, LAST_TOKEN, classifier_from_language_model, head_tokens, score_head
 from disranker.models.ranker import is_decoder, stock_model
 
@@ -267,6 +268,7 @@ def _prepare(stock: PreTrainedModel, config: ModelConfig, dtype: torch.dtype) ->
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     if config.lora is not None:
         model = wrap_lora(model, config.lora)
+    use_bit_dropout(model)
     # Weights alone: 4-bit ones are no floating-point numbers, and buffers keep their type, for the frequencies of
     # rotary positions in bfloat16 would be off by up to 0.2%, 0.04 radians after a hundred tokens.
     for parameter in model.parameters():

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from disranker.models.dropout import drop
 from disranker.text.encode import Tokens
 
 if TYPE_CHECKING:
@@ -240,16 +241,22 @@ def _by_runs(
             run.unflatten(0, (count, length)).transpose(1, 2) for run in (query_run, key_run, value_run)
         )
         band = _band(length, sliding_window, causal, query_TAD.device)
-        out = scaled_dot_product_attention(
-            queries,
-            keys,
-            values,
-            attn_mask=band,
-            dropout_p=dropout,
-            is_causal=causal and band is None,
-            scale=scaling,
-            enable_gqa=query_TAD.shape[1] != key_TAD.shape[1],
-        )
+        grouped = query_TAD.shape[1] != key_TAD.shape[1]
+        if dropout and query_TAD.is_cpu and band is None and not (causal or grouped):
+            # The plain formula, as torch computes it too: its fused kernels for CPUs have no dropout.
+            scores = (queries * (query_TAD.shape[2] ** -0.5 if scaling is None else scaling)) @ keys.transpose(2, 3)
+            out = drop(scores.softmax(-1, dtype=torch.float32).to(values.dtype), dropout) @ values
+        else:
+            out = scaled_dot_product_attention(
+                queries,
+                keys,
+                values,
+                attn_mask=band,
+                dropout_p=dropout,
+                is_causal=causal and band is None,
+                scale=scaling,
+                enable_gqa=grouped,
+            )
         attended.append(out.transpose(1, 2).flatten(0, 1))
     return torch.cat(attended)
 

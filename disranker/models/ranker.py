@@ -9,7 +9,8 @@ Shapes: B sequences, T tokens in all, H hidden width.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -52,6 +53,8 @@ _PACKED_AS_STOCK = (
     "xlm-roberta",
     "xlm-roberta-xl",
 )
+# Families whose layers go on from their attention with a module that takes what was attended and the residual stream.
+_ROWS_AFTER_ATTENTION = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
 # Decoders whose classifier is built like an encoder's; they pool the last token all the same.
 _DECODERS_WITHOUT_SCORE = ("modernbert-decoder",)
 
@@ -149,10 +152,23 @@ class Ranker(nn.Module):
         """Hidden states by layer, [1, T, H] each, if they are asked for, and the [B, H] rows at pooled positions."""
         if not self.is_packed:
             return None, self._pooled_rows_padded(packed)
-        output = self.stock.base_model(**packed_inputs(self.stock, packed), packed=packed, **asked)
-        at = packed.cu_seqlens[1:] - 1 if self.is_decoder else packed.cu_seqlens[:-1]
-        rows_BH: Tensor = output.last_hidden_state[0][at.long()]
-        return getattr(output, "hidden_states", None), rows_BH
+        at = (packed.cu_seqlens[1:] - 1 if self.is_decoder else packed.cu_seqlens[:-1]).long()
+        last = None if "output_hidden_states" in asked else self._last_attention_output
+        with nullcontext() if last is None else _only_rows(last, at):
+            output = self.stock.base_model(**packed_inputs(self.stock, packed), packed=packed, **asked)
+        hidden_TH = output.last_hidden_state[0]
+        return getattr(output, "hidden_states", None), hidden_TH[at] if last is None else hidden_TH
+
+    @property
+    def _last_attention_output(self) -> nn.Module | None:
+        """The module of the last layer from which on every token is on its own, if it can be told rows; else None."""
+        # A forward that is computed again for the backward would not find the rows.
+        recomputed = self.training and getattr(self.stock, "is_activation_checkpointing", False)
+        if recomputed or self.stock.config.model_type not in _ROWS_AFTER_ATTENTION:
+            return None
+        backbone: Any = self.stock.base_model
+        last: nn.Module = backbone.encoder.layer[-1].attention.output
+        return last
 
     def _pooled_rows_padded(self, packed: Packed) -> Tensor:
         """The same rows through a padded batch, for families whose attention cannot be replaced (DeBERTa)."""
@@ -169,6 +185,16 @@ class Ranker(nn.Module):
         at = packed.cu_seqlens.diff() - 1 if self.is_decoder else torch.zeros_like(packed.cu_seqlens[:-1])
         rows_BH: Tensor = hidden_BLH[torch.arange(len(lengths), device=at.device), at.long()]
         return rows_BH
+
+
+@contextmanager
+def _only_rows(module: nn.Module, at_B: Tensor) -> Iterator[None]:
+    """Within, a module and all behind it computes those rows of its [1, T, H] inputs and no others."""
+    handle = module.register_forward_pre_hook(lambda _, states: tuple(state[:, at_B] for state in states))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def stock_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:

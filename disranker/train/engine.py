@@ -183,7 +183,7 @@ def _start_engine(
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=optim.learning_rate, betas=optim.betas
+        [group for group in groups if group["params"]], lr=optim.learning_rate, betas=optim.betas, fused=True
     )
     config = deepspeed_config(model_config, optim, training)
     engine: DeepSpeedEngine = deepspeed.initialize(model=model, optimizer=optimizer, config=config)[0]

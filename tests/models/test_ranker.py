@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from disranker.models.packed import Packed, pack
-from disranker.models.ranker import Ranker, has_token_types, is_decoder
+from disranker.models.ranker import _ROWS_AFTER_ATTENTION, Ranker, has_token_types, is_decoder
 from disranker.text.encode import Tokens
 from tests.tiny import FAMILIES, classifier, padded, sequences, spread
 
@@ -141,6 +142,25 @@ def test_only_the_pooled_rows_reach_the_head() -> None:
     model.score = _Recorder()
     ranker(pack(sequences(LENGTHS)))
     assert model.score.rows.shape == (len(LENGTHS), 32)
+
+
+@pytest.mark.parametrize("family", _ROWS_AFTER_ATTENTION)
+def test_the_last_layer_goes_on_with_the_pooled_rows_alone(family: str) -> None:
+    model = classifier(family if family in FAMILIES else "roberta", model_type=family)
+    ranker, packed = Ranker(model), pack(sequences(LENGTHS))
+    seen: list[torch.Size] = []
+    layers: Any = model.base_model.encoder.layer
+    for layer in layers:
+        layer.intermediate.register_forward_hook(lambda _module, inputs, _output: seen.append(inputs[0].shape))
+    scores = ranker(packed)
+    hidden = model.config.hidden_size
+    assert seen == [torch.Size([1, sum(LENGTHS), hidden])] * (len(layers) - 1) + [torch.Size([1, len(LENGTHS), hidden])]
+
+    # Whoever asks for the states of that layer gets all of them, and the same scores.
+    outputs = ranker.read(packed, hidden_layers=[len(layers)])
+    assert outputs.layers is not None
+    assert outputs.layers.hidden_TH[len(layers)].shape == (sum(LENGTHS), hidden)
+    torch.testing.assert_close(outputs.scores_B, scores, rtol=0, atol=1e-6)
 
 
 def test_several_labels_are_refused() -> None:
