@@ -26,7 +26,6 @@ def initialize() -> None:
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed warns that it had to look for one
         _skip_shared_memory_op()
-        _keep_freed_memory()
     if torch.cuda.is_available():
         torch.cuda.set_device(device())
     backend = "nccl" if torch.cuda.is_available() else "gloo"
@@ -92,12 +91,15 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
-def _keep_freed_memory() -> None:
-    """Let glibc keep the memory of freed tensors instead of giving every large one back to the kernel.
+def keep_freed_memory() -> None:
+    """Let glibc keep the memory of freed tensors from now on, instead of giving every large one back to the kernel.
 
     Activations are allocated and freed at every operation; mapping them anew costs a page fault for every 4 KiB, which
-    took 10-30% of a training step on a virtual machine (sys time in vmstat).  Other C libraries are left alone.
+    took 10-30% of a training step on a virtual machine (sys time in vmstat).  For when the steps begin: arrays of ten
+    million rows that grow before then would leave holes of gigabytes.  Other C libraries and GPUs are left alone.
     """
+    if torch.cuda.is_available():
+        return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         m_trim_threshold, m_mmap_threshold = -1, -3  # from malloc.h

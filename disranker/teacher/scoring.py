@@ -60,6 +60,7 @@ def score_candidates(
         f"  plan       {plan.num_candidates:,} candidates, {plan.num_pairs:,} distinct, {plan.num_shards:,} "
         f"shards, {int(plan.tokens.sum()):,} tokens, {int(mine.sum()):,} shards to do here"
     )
+    dist.keep_freed_memory()
     for block in plan.blocks(candidates(), mine):
         write_shard(out, block, *teacher.score(block.candidates))
         progress.tell()

@@ -87,6 +87,7 @@ def train(
     exactly.
     """
     model_config, optim, training = settings
+    dist.keep_freed_memory()
     engine = _start_engine(model.to(dist.device()), model_config, optim, training)
     checkpoints = out / CHECKPOINT_FOLDER
     progress = load_checkpoint(engine, checkpoints, config_text)
