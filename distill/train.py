@@ -24,6 +24,7 @@ from disranker.train.distilling import build_objective, describe_student
 from disranker.train.dry_run import dry_run
 from disranker.train.engine import train
 from disranker.train.mining import check_reached, choose_examples
+from disranker.train.quantised import quantise
 from disranker.train.run import (
     encode_once,
     open_run,
@@ -53,18 +54,20 @@ def main(argv: list[str] | None = None) -> int:
     plan, num_steps = plan_steps(items, config.training, chosen.order)
     check_sum(config.distill, config.supervised, num_steps)
     check_reached(config.mining, plan, num_steps)
-    facts = {"model": describe_student(student), **pairs.facts, **chosen.facts}
+    evaluate = dev_evaluation(ranker, encoder, config.judged_dev, config.dev_measure)
+    learned = quantise(config.quantisation, ranker, objective, evaluate, num_steps)
+    facts = {"model": describe_student(student), **pairs.facts, **chosen.facts, **learned.facts}
     print_plan("stage 3", config.training, table, num_steps, facts)
     trained = train(
         student,
-        objective,
+        learned.objective,
         plan,
         num_steps=num_steps,
         settings=(config.model, config.optim, config.training),
         config_text=config_text,
         out=out,
         save=ranker_saver(out, ranker, encoder, pairs.pair_set, config),
-        evaluate=dev_evaluation(ranker, encoder, config.judged_dev, config.dev_measure),
+        evaluate=learned.evaluate,
     )
     record_training(out, trained, num_pairs=len(pairs.pair_set))
     return 0

@@ -24,8 +24,8 @@ from disranker.evaluation.systems import (
     score_run,
     score_with,
 )
-from disranker.export.manifest import ONNX_MODEL, read_manifest
-from disranker.export.scorer import OnnxScorer
+from disranker.export.scorer import ExportScorer
+from disranker.export.variants import find_variant
 from disranker.launch import call_main
 from disranker.models.scorer import Scorer
 from disranker.settings import provenance
@@ -44,7 +44,8 @@ def main(argv: list[str] | None = None) -> int:
         if system.path is not None:
             about |= {"path": str(system.path)} if system.kind == "run" else describe_model(system.path)
         if system.kind == "onnx" and system.path is not None:
-            about["drift"] = read_manifest(system.path)["variants"][ONNX_MODEL.as_posix()]["drift"]
+            about["variant"], exported = find_variant(system.path, system.variant)
+            about["drift"] = exported["drift"]
         recorded = record_system(config.out, name, system.kind, test_set, scored, config.measures, about, rules)
         shown = "  ".join(f"{measure} {value:.4f}" for measure, value in recorded.measured.aggregate.items())
         print(f"  {name:<28} {shown}", flush=True)
@@ -62,11 +63,13 @@ def score(config: EvalConfig, system: SystemConfig, test_set: TestSet) -> Scored
     assert system.path is not None
     if system.kind == "run":
         return score_run(test_set.rows, read_trec_run(system.path), system.path)
-    weights = system.path.glob("*.safetensors" if system.kind == "bundle" else str(ONNX_MODEL))
-    size = sum(file.stat().st_size for file in weights)
-    cost = {"bytes": size, "device": "cpu", "threads": torch.get_num_threads(), "dtype": system.dtype, **price}
+    cost = {"device": "cpu", "threads": torch.get_num_threads(), **price}
     if system.kind == "onnx":
-        return score_with(OnnxScorer.load(system.path), test_set.rows, config.latency, config.seed, **cost)
+        variant, exported = find_variant(system.path, system.variant)
+        cost |= {"bytes": exported["bytes"], "dtype": exported["precision"]}
+        return score_with(ExportScorer.load(system.path, variant), test_set.rows, config.latency, config.seed, **cost)
+    size = sum(file.stat().st_size for file in system.path.glob("*.safetensors"))
+    cost |= {"bytes": size, "dtype": system.dtype}
     scorer = Scorer.load(system.path, dtype=system.dtype, tokens_per_batch=config.tokens_per_batch)
     cost["device"] = next(scorer.ranker.parameters()).device.type
     return score_with(scorer, test_set.rows, config.latency, config.seed, **cost)

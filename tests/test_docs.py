@@ -23,7 +23,7 @@ CONFIGS = [
     for at, block in enumerate(re.findall(r"^```yaml\n(.*?)^```", path.read_text("utf-8"), re.MULTILINE | re.DOTALL))
 ]
 DISTILL = (ROOT / "docs" / "distill.md").read_text("utf-8")
-IN_A_LINE = re.findall(r"`((?:distill|supervised|mining|perturbation|consistency): .+?)`", DISTILL)
+IN_A_LINE = re.findall(r"`((?:distill|supervised|mining|perturbation|consistency|quantisation): .+?)`", DISTILL)
 LEAST: dict[str, Any] = {
     **{"out": "x", "store": "x", "candidates": ["x"], "model": {"name": "m"}, "optim": {"learning_rate": 1e-3}},
     "training": {"steps": 1000},

@@ -16,6 +16,7 @@ from disranker.config.distill_terms import (
 )
 from disranker.config.mining import MiningConfig, check_mining
 from disranker.config.parts import RankerStage
+from disranker.config.quantisation import QuantisationConfig, check_quantisation
 from disranker.config.robustness import ConsistencyConfig, PerturbationConfig, check_perturbation
 from disranker.settings import InputPath
 
@@ -43,6 +44,8 @@ class DistillConfig(RankerStage):
     """Let two passes with different dropout agree; null: off."""
     mining: MiningConfig | None = None
     """Choose the queries and documents that are learned from; null: all of them, drawn evenly."""
+    quantisation: QuantisationConfig | None = None
+    """Learn the last steps under the rounding of an int8 export; null: off."""
 
     @model_validator(mode="after")
     def _sum_learns(self) -> Self:
@@ -83,4 +86,9 @@ class DistillConfig(RankerStage):
     @model_validator(mode="after")
     def _second_passes_can_run(self) -> Self:
         check_perturbation(self.perturbation, self.training.zero_stage)
+        return self
+
+    @model_validator(mode="after")
+    def _rounded_weights_are_exported(self) -> Self:
+        check_quantisation(self.quantisation, self.model, self.training)
         return self

@@ -51,6 +51,8 @@ class SystemConfig(Settings):
     """The bundle, export folder or run."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of a bundle's weights while it scores."""
+    variant: str | None = None
+    """Variant of an export; null: the one that was fastest when it was made."""
     price_per_hour: Weight | None = None
     """Price of the machine that it runs on, per hour; the report has the cost of a million pairs from it."""
 
@@ -58,6 +60,8 @@ class SystemConfig(Settings):
     def _path_fits(self) -> Self:
         if (self.path is None) != (self.kind in ("bm25", "random")):
             raise ValueError(f"kind {self.kind} {'takes no' if self.path else 'needs a'} path")
+        if self.variant is not None and self.kind != "onnx":
+            raise ValueError(f"kind {self.kind} has no variants; leave variant out")
         if self.price_per_hour is not None and self.kind in ("run", "random"):
             raise ValueError(f"kind {self.kind} is not timed, so a price_per_hour says nothing; leave it out")
         return self

@@ -8,8 +8,9 @@ other software: that each export proves with its golden pairs.
 from __future__ import annotations
 
 import math
+import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -32,8 +33,9 @@ THREADS = (1, 2)
 """Threads at which speed is measured."""
 
 _SAMPLES = 2000
-_TIMED_PAIRS = 200
+_TIMED_PAIRS = 100
 _WARM_UP_PAIRS = 8
+_ROUNDS = 3
 
 
 class PairScorer(Protocol):
@@ -157,15 +159,35 @@ def first_queries(judgments: Sequence[Judgment], max_pairs: int) -> list[Judgmen
     return [judgment for judgment in judgments if judgment.query_id in kept]
 
 
-def pairs_per_second(scorer: PairScorer, pairs: Sequence[Pair]) -> float:
-    """Pairs scored a second, encoding included, on up to 200 pairs of all lengths, after a short warm-up."""
+def measure_speeds(
+    loaders: Mapping[str, Callable[[], PairScorer]], pairs: Sequence[Pair]
+) -> dict[str, dict[str, float]]:
+    """Name -> threads -> pairs a second, encoding included: the median of three rounds in which all take their turn.
+
+    A round is a request of up to 100 pairs of all lengths; a loader opens a scorer with as many threads as torch has.
+    """
+    timed = _of_all_lengths(pairs)
+    speeds: dict[str, dict[str, float]] = {name: {} for name in loaders}
+    for threads in THREADS:
+        with torch_threads(threads):
+            scorers = {name: load() for name, load in loaders.items()}
+            seconds: dict[str, list[float]] = {name: [] for name in loaders}
+            for scorer in scorers.values():
+                scorer.score(timed[-_WARM_UP_PAIRS:])
+            for _ in range(_ROUNDS):
+                for name, scorer in scorers.items():
+                    began = time.perf_counter()
+                    scorer.score(timed)
+                    seconds[name].append(time.perf_counter() - began)
+        for name, taken in seconds.items():
+            speeds[name][str(threads)] = len(timed) / statistics.median(taken)
+    return speeds
+
+
+def _of_all_lengths(pairs: Sequence[Pair]) -> list[Pair]:
     by_length = sorted(pairs, key=lambda pair: sum(map(len, pair)))
     at = np.linspace(0, len(by_length) - 1, min(_TIMED_PAIRS, len(by_length))).round().astype(int)
-    timed = [by_length[index] for index in at.tolist()]
-    scorer.score(timed[-_WARM_UP_PAIRS:])
-    began = time.perf_counter()
-    scorer.score(timed)
-    return len(timed) / (time.perf_counter() - began)
+    return [by_length[index] for index in at.tolist()]
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from disranker.text.encode import PairEncoder
 
 MANIFEST_NAME = "export.json"
 ONNX_MODEL = Path("onnx", "model.onnx")
+OPENVINO = Path("openvino")
+"""Folder of the variants for OpenVINO."""
 GOLDEN_NAME = "golden.jsonl"
 LAYOUTS = Path("layouts")
 """Folder of the layouts for search engines, one folder each."""

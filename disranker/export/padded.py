@@ -20,9 +20,9 @@ Inputs = Mapping[str, NDArray[Any]]
 Forward = Callable[[Inputs], NDArray[Any]]
 """Inputs -> logits, [batch, 1] float32."""
 
-_TOKENS_PER_BATCH = 2048
+TOKENS_PER_BATCH = 2048
 """Padded tokens: enough to keep the matrix products busy, few enough for their results to stay in the cache."""
-_MAX_PADDING = _TOKENS_PER_BATCH // 8
+_MAX_PADDING = TOKENS_PER_BATCH // 8
 """Padding tokens of a batch; a longer tail of shorter pairs begins a new one."""
 
 
@@ -45,15 +45,23 @@ class PaddedScorer:
             scores[batch] = self._forward(inputs)[:, 0]
         return scores
 
+    def fits(self, num_pairs: int, num_tokens: int, longest: int) -> bool:
+        """Whether one forward pass takes so many pairs, with so many tokens in all; a single pair always goes."""
+        return fits(num_pairs, num_tokens, longest)
+
+
+def fits(num_pairs: int, num_tokens: int, longest: int) -> bool:
+    """Whether so many pairs are a batch: its padded tokens and its padding are bounded."""
+    padded = num_pairs * longest
+    return padded <= TOKENS_PER_BATCH and padded - num_tokens <= _MAX_PADDING
+
 
 def length_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Indices in batches, longest first: padded tokens and padding of a batch are bounded; each batch has a pair."""
+    """Indices in batches, longest first, as many in each as fit; each batch has a pair."""
     batch: list[int] = []
     longest = filled = 0
     for index in np.argsort([-length for length in lengths], kind="stable").tolist():
-        padded = (len(batch) + 1) * longest
-        padding = padded - filled - lengths[index]
-        if batch and (padded > _TOKENS_PER_BATCH or padding > _MAX_PADDING):
+        if batch and not fits(len(batch) + 1, filled + lengths[index], longest):
             yield batch
             batch, filled = [], 0
         if not batch:

@@ -1,82 +1,39 @@
-"""Pairs to scores with onnxruntime: `Scorer`'s interface over an export folder, on the CPU; torch reads no weight."""
+"""Pairs to scores with an export: `Scorer`'s interface over any of its variants, on the CPU."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Self
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from disranker.export.manifest import ONNX_MODEL, read_manifest
-from disranker.export.padded import Forward, Inputs, PaddedScorer
+from disranker.export.padded import Forward, PaddedScorer
+from disranker.export.variants import VARIANTS, find_variant, open_variant
 from disranker.models.bundle import load_encoder, read_facts
 from disranker.text.encode import PairEncoder
 
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
 
+class ExportScorer(PaddedScorer):
+    """Scores pairs with an exported ranker; `ExportScorer.load(path).score(pairs)` is the whole interface."""
 
-class OnnxScorer(PaddedScorer):
-    """Scores pairs with an exported ranker; `OnnxScorer.load(path).score(pairs)` is the whole interface."""
-
-    def __init__(self, forward: Forward, encoder: PairEncoder, *, num_parameters: int) -> None:
+    def __init__(self, forward: Forward, encoder: PairEncoder, *, variant: str, num_parameters: int) -> None:
         super().__init__(forward, encoder)
+        self.variant = variant
+        """Its name in the manifest."""
+        self.runtime: str = VARIANTS[variant].runtime
+        """The package that computes."""
         self.num_parameters = num_parameters
 
     @classmethod
-    def load(cls, path: str | Path, threads: int | None = None) -> Self:
-        """The scorer of an export folder; `threads` of one forward pass, by default as many as torch would use.
+    def load(cls, path: str | Path, variant: str | None = None, threads: int | None = None) -> Self:
+        """The scorer of an export folder.
+
+        `variant` is one of those in its manifest; by default the one that was fastest at so many threads when the
+        export was made.  `threads` are those of one forward pass, by default as many as torch would use.
 
         Raises:
-            ValueError: the folder is no export of disranker, or its template has changed.
-            ImportError: onnxruntime is not installed.
+            ValueError: the folder is no export of disranker or has no such variant, or its template has changed.
+            ImportError: the variant's runtime is not installed.
         """
-        read_manifest(path)
+        name, _ = find_variant(path, variant, threads)
         facts = read_facts(path)
-        encoder = load_encoder(path, facts)
-        return cls(onnx_forward(Path(path, ONNX_MODEL), threads), encoder, num_parameters=facts["num_parameters"])
-
-
-def onnx_forward(file: Path, threads: int | None = None) -> Forward:
-    """What computes the logits with one ONNX file, on the CPU; it is given the inputs that the file names.
-
-    Raises:
-        ImportError: onnxruntime is not installed.
-    """
-    session = open_session(file, threads)
-    names = tuple(node.name for node in session.get_inputs())
-
-    def forward(inputs: Inputs) -> NDArray[Any]:
-        (logits_B1,) = session.run(None, {name: inputs[name] for name in names})
-        return np.asarray(logits_B1)
-
-    return forward
-
-
-def open_session(file: Path, threads: int | None = None) -> InferenceSession:
-    """An onnxruntime session on the CPU that says nothing but errors.
-
-    Raises:
-        ImportError: onnxruntime is not installed.
-    """
-    onnxruntime = import_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or torch.get_num_threads()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-
-
-def import_onnxruntime() -> ModuleType:
-    """The package onnxruntime.
-
-    Raises:
-        ImportError: it is not installed.
-    """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError("onnxruntime is not installed: pip install 'disranker[export]'") from error
-    return onnxruntime
+        forward = open_variant(name, Path(path), threads)
+        return cls(forward, load_encoder(path, facts), variant=name, num_parameters=facts["num_parameters"])

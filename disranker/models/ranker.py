@@ -54,7 +54,7 @@ _PACKED_AS_STOCK = (
     "xlm-roberta-xl",
 )
 # Families whose layers go on from their attention with a module that takes what was attended and the residual stream.
-_ROWS_AFTER_ATTENTION = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
+ROWS_AFTER_ATTENTION = ("bert", "camembert", "electra", "roberta", "xlm-roberta")
 # Decoders whose classifier is built like an encoder's; they pool the last token all the same.
 _DECODERS_WITHOUT_SCORE = ("modernbert-decoder",)
 
@@ -164,7 +164,7 @@ class Ranker(nn.Module):
         """The module of the last layer from which on every token is on its own, if it can be told rows; else None."""
         # A forward that is computed again for the backward would not find the rows.
         recomputed = self.training and getattr(self.stock, "is_activation_checkpointing", False)
-        if recomputed or self.stock.config.model_type not in _ROWS_AFTER_ATTENTION:
+        if recomputed or self.stock.config.model_type not in ROWS_AFTER_ATTENTION:
             return None
         backbone: Any = self.stock.base_model
         last: nn.Module = backbone.encoder.layer[-1].attention.output

@@ -37,6 +37,8 @@ Model = Ranker | LanguageModel | MaskedLanguageModel
 ReadItems = Callable[[Path, PairEncoder], Items[Any]]
 _WEIGHT_BYTES = {"float32": 4, "bfloat16": 2}
 _STEPS_LOOKED_AT = 200
+# Settings whose memory is named, not counted.
+_BESIDE = ("penalty", "teacher", "perturbation", "consistency", "quantisation")
 _GB = 1e9
 
 
@@ -64,8 +66,8 @@ def dry_run(stage: str, config: TrainedStage, model_class: type[Model], read: Re
     activations = with_some if config.model.gradient_checkpointing else with_all
 
     peak = states.peak(activations or 0)
-    beside = [name for name in ("penalty", "teacher") if getattr(config, name, None) is not None]
-    without = ["the CUDA context", "fragmentation", *(f"what {name} keeps" for name in beside)]
+    beside = [name for name in _BESIDE if getattr(config, name, None) is not None]
+    without = ["the CUDA context", "fragmentation", *(f"what {name} takes" for name in beside)]
     _print(f"{stage}, a dry run:", {"model": describe(model.model), **facts})
     lines = {
         **_describe_states(states),

@@ -68,8 +68,8 @@ def files_of(folder: Path) -> set[str]:
 
 
 def export(bundle: Path, out: Path, judged: Sequence[Judgment] = JUDGED, **changed: Any) -> Export:
-    settings = {"opset": 17, "max_pairs": 100, "max_difference": 1e-5, "accept_drift": False, "layouts": []}
-    return export_student(bundle, out, judged, **{**settings, "facts": {}, **changed})
+    settings = {"opset": 17, "max_pairs": 100, "max_difference": 1e-5, "accept_drift": False}
+    return export_student(bundle, out, judged, **{**settings, "variants": [], "layouts": [], "facts": {}, **changed})
 
 
 def document(pair: Pair) -> str:

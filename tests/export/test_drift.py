@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from disranker.export.drift import find_fault, first_queries, measure_drift, pairs_per_second, torch_threads
+from disranker.export.drift import find_fault, first_queries, measure_drift, measure_speeds, torch_threads
 from disranker.schema import Judgment, Pair
 
 LIMITS = {"max_difference": 1e-4, "max_ndcg_loss": 0.002}
@@ -119,19 +119,26 @@ def test_first_queries_are_whole_and_one_is_always_taken() -> None:
     assert first_queries([], 5) == []
 
 
-def test_speed_is_that_of_pairs_of_all_lengths() -> None:
-    calls: list[list[Pair]] = []
+def test_speed_is_that_of_pairs_of_all_lengths_and_all_take_turns() -> None:
+    calls: list[tuple[str, int, list[Pair]]] = []
 
     class Recorder:
+        def __init__(self, name: str) -> None:
+            self.name, self.threads = name, torch.get_num_threads()
+
         def score(self, pairs: Sequence[Pair]) -> np.ndarray:
-            calls.append(list(pairs))
+            assert torch.get_num_threads() == self.threads
+            calls.append((self.name, self.threads, list(pairs)))
             return np.zeros(len(pairs), dtype=np.float32)
 
     pairs = [Pair("q", "", "x" * length) for length in range(1000, 0, -1)]
-    assert pairs_per_second(Recorder(), pairs) > 0
-    warm_up, timed = calls
-    assert len(warm_up) == 8 and len(timed) == 200
-    lengths = [len(pair.summary) for pair in timed]
+    speeds = measure_speeds({"a": lambda: Recorder("a"), "b": lambda: Recorder("b")}, pairs)
+    assert set(speeds) == {"a", "b"} and min(speeds["a"].values()) > 0
+    assert [set(one) for one in speeds.values()] == [{"1", "2"}] * 2
+    # A warm-up each, then three rounds; the same again with two threads.
+    assert [(name, threads) for name, threads, _ in calls] == [(n, t) for t in (1, 2) for n in "ab" * 4]
+    lengths = [len(pair.summary) for pair in calls[2][2]]
+    assert [len(one) for *_, one in calls[:3]] == [8, 8, 100]
     assert (min(lengths), max(lengths)) == (1, 1000) and abs(np.mean(lengths) - 500) < 5
 
 

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from disranker.export.drift import DriftError
 from disranker.export.manifest import read_manifest
 from disranker.export.padded import Forward
-from disranker.export.scorer import OnnxScorer
+from disranker.export.scorer import ExportScorer
 from disranker.models.bundle import read_facts, save_bundle
 from disranker.text.encode import PairEncoder
 from disranker.text.templates import get_template
@@ -48,7 +48,7 @@ def test_tokenizer_file_alone_cuts_as_the_encoder_does(exported: Path) -> None:
     assert content["padding"] is None
 
     tokenizer = Tokenizer.from_file(str(exported / "tokenizer.json"))
-    encoder = OnnxScorer.load(exported).encoder
+    encoder = ExportScorer.load(exported).encoder
     for pair, tokens in zip(PAIRS, encoder.encode(PAIRS), strict=True):
         raw = tokenizer.encode(pair.query, document(pair))
         assert raw.ids == tokens.ids.tolist()
@@ -75,14 +75,16 @@ def test_manifest_says_what_a_consumer_must_know(bundle: Path, exported: Path) -
         "truncation": "longest_first",
         "golden_pairs": 20,
         "layouts": [],
+        "fastest": {"1": "onnx", "2": "onnx"},
         "limits": {"max_difference": 1e-5, "max_ndcg_loss": 0.002, "accept_drift": False},
     }
     assert versions["onnx"] == onnx.__version__
     assert of_bundle["bytes"] == (bundle / "model.safetensors").stat().st_size
-    assert set(variants) == {"onnx/model.onnx"}
-    variant = variants["onnx/model.onnx"]
+    assert set(variants) == {"onnx"}
+    variant = variants["onnx"]
     assert variant["bytes"] == (exported / "onnx/model.onnx").stat().st_size
-    assert (variant["precision"], variant["accepted_fault"]) == ("float32", None)
+    about = [variant[key] for key in ("file", "runtime", "precision", "accepted_fault")]
+    assert about == ["onnx/model.onnx", "onnxruntime", "float32", None]
     assert set(variant["pairs_per_second"]) == set(of_bundle["pairs_per_second"]) == {"1", "2"}
     assert min(variant["pairs_per_second"].values()) > 0
     drift = variant["drift"]
@@ -120,10 +122,8 @@ def test_a_new_export_replaces_an_old_one_and_what_was_derived_from_it(bundle: P
 def test_drift_beyond_the_limit_writes_nothing_and_says_how_much(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("disranker.export.folder.onnx_forward", lambda file: shifted(100.0))
-    with pytest.raises(
-        DriftError, match=r"onnx/model.onnx does not score as the bundle: its scores differ by"
-    ) as caught:
+    monkeypatch.setattr("disranker.export.gate.open_variant", lambda name, folder: shifted(100.0))
+    with pytest.raises(DriftError, match=r"onnx does not score as the bundle: its scores differ by") as caught:
         export(bundle, tmp_path / "out")
     assert caught.value.drift.max_difference > 50
     assert "--accept_drift writes it all the same" in str(caught.value)
@@ -133,12 +133,12 @@ def test_drift_beyond_the_limit_writes_nothing_and_says_how_much(
 def test_accepted_drift_is_written_and_stands_in_the_manifest(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("disranker.export.folder.onnx_forward", lambda file: shifted(100.0))
+    monkeypatch.setattr("disranker.export.gate.open_variant", lambda name, folder: shifted(100.0))
     (variant,) = export(bundle, tmp_path / "out", accept_drift=True).variants
     assert "; accepted: its scores differ by up to" in str(variant)
     manifest = read_manifest(tmp_path / "out")
     assert manifest["limits"]["accept_drift"] is True
-    assert manifest["variants"]["onnx/model.onnx"]["accepted_fault"] == variant.fault
+    assert manifest["variants"]["onnx"]["accepted_fault"] == variant.fault
 
 
 def test_a_tokenizer_file_that_encodes_otherwise_is_refused(
@@ -203,4 +203,4 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(
 
 def test_a_bundle_is_no_export(bundle: Path) -> None:
     with pytest.raises(ValueError, match=r"is no export: it has no export.json"):
-        OnnxScorer.load(bundle)
+        ExportScorer.load(bundle)

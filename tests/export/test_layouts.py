@@ -20,8 +20,9 @@ from tokenizers import Tokenizer
 
 from disranker.export.layouts import write_layouts
 from disranker.export.manifest import Exported, read_manifest
+from disranker.export.onnxruntime import onnx_forward
 from disranker.export.padded import PaddedScorer
-from disranker.export.scorer import OnnxScorer, onnx_forward
+from disranker.export.scorer import ExportScorer
 from disranker.export.torchscript import torchscript_forward
 from disranker.models.bundle import save_bundle
 from disranker.models.scorer import Scorer
@@ -43,7 +44,7 @@ def test_the_onnx_file_inside_is_the_one_that_was_measured(file: str, laid_out: 
 
 
 def test_scores_of_a_layout_are_those_of_the_bundle(bundle: Path, laid_out: Path) -> None:
-    encoder = OnnxScorer.load(laid_out).encoder
+    encoder = ExportScorer.load(laid_out).encoder
     inside = PaddedScorer(onnx_forward(laid_out / "layouts/triton/disranker/1/model.onnx"), encoder)
     np.testing.assert_allclose(inside.score(PAIRS), Scorer.load(bundle).score(PAIRS), rtol=0, atol=1e-5)
 
@@ -58,20 +59,20 @@ def test_readmes_give_a_golden_score(laid_out: Path) -> None:
 
 
 def test_torchscript_scores_as_the_bundle_at_every_shape(bundle: Path, laid_out: Path) -> None:
-    encoder = OnnxScorer.load(laid_out).encoder
+    encoder = ExportScorer.load(laid_out).encoder
     file = laid_out / "layouts/torchscript/model.pt"
     scorer, expected = PaddedScorer(torchscript_forward(file), encoder), Scorer.load(bundle).score(PAIRS)
     np.testing.assert_allclose(scorer.score(PAIRS), expected, rtol=0, atol=1e-5)
     alone = [scorer.score([pair])[0] for pair in PAIRS[:8]]
     np.testing.assert_allclose(alone, expected[:8], rtol=0, atol=1e-5)
-    drift = read_manifest(laid_out)["variants"]["layouts/torchscript/model.pt"]["drift"]
+    drift = read_manifest(laid_out)["variants"]["torchscript"]["drift"]
     assert 0 < drift["max_difference"] <= 1e-5
 
 
 def test_torchscript_of_a_model_without_token_types(tmp_path: Path) -> None:
     save_bundle(tmp_path / "student", *build("modernbert"), {})
     made = export(tmp_path / "student", tmp_path / "out", max_difference=2e-5, layouts=["torchscript"])
-    assert [variant.name for variant in made.variants] == ["onnx/model.onnx", "layouts/torchscript/model.pt"]
+    assert [variant.name for variant in made.variants] == ["onnx", "torchscript"]
     assert "token_type_ids" not in (tmp_path / "out/layouts/torchscript/README.md").read_text("utf-8")
 
 

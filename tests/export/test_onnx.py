@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from disranker.export.padded import length_batches, pad
-from disranker.export.scorer import OnnxScorer
+from disranker.export.scorer import ExportScorer
 from disranker.models.bundle import save_bundle
 from disranker.models.packed import pack
 from disranker.models.ranker import Ranker
@@ -31,7 +31,7 @@ def test_one_pair_scored_five_ways_is_one_number(tmp_path: Path) -> None:
     export(folder, out)
     texts = [(pair.query, document(pair)) for pair in PAIRS]
 
-    scored = {"scorer": Scorer.load(folder).score(PAIRS), "onnx": OnnxScorer.load(out).score(PAIRS)}
+    scored = {"scorer": Scorer.load(folder).score(PAIRS), "onnx": ExportScorer.load(out).score(PAIRS)}
     for name, path in (("bundle", folder), ("export", out)):
         stock = AutoModelForSequenceClassification.from_pretrained(path).eval()
         queries, documents = map(list, zip(*texts, strict=True))
@@ -91,24 +91,24 @@ def test_graph_keeps_its_word(exported: Path) -> None:
 
 
 def test_scores_do_not_depend_on_order_company_or_threads(exported: Path) -> None:
-    scorer = OnnxScorer.load(exported)
+    scorer = ExportScorer.load(exported)
     scores = scorer.score(PAIRS)
     assert scores.dtype == np.float32 and scores.shape == (len(PAIRS),)
     order = np.random.default_rng(0).permutation(len(PAIRS))
     np.testing.assert_allclose(scorer.score([PAIRS[index] for index in order]), scores[order], rtol=0, atol=1e-5)
     alone = [scorer.score([pair])[0] for pair in PAIRS]
     np.testing.assert_allclose(alone, scores, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(OnnxScorer.load(exported, threads=2).score(PAIRS), scores, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(ExportScorer.load(exported, threads=2).score(PAIRS), scores, rtol=0, atol=1e-5)
     # Plain tuples are pairs too.
     np.testing.assert_array_equal(scorer.score([tuple(pair) for pair in PAIRS]), scores)
 
 
 def test_no_pairs_no_scores(exported: Path) -> None:
-    assert OnnxScorer.load(exported).score([]).shape == (0,)
+    assert ExportScorer.load(exported).score([]).shape == (0,)
 
 
 def test_parameters_are_those_of_the_bundle(bundle: Path, exported: Path) -> None:
-    assert OnnxScorer.load(exported).num_parameters == Scorer.load(bundle).num_parameters > 0
+    assert ExportScorer.load(exported).num_parameters == Scorer.load(bundle).num_parameters > 0
 
 
 def test_batches_hold_every_pair_once_and_little_padding() -> None:

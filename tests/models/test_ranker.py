@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from disranker.models.packed import Packed, pack
-from disranker.models.ranker import _ROWS_AFTER_ATTENTION, Ranker, has_token_types, is_decoder
+from disranker.models.ranker import ROWS_AFTER_ATTENTION, Ranker, has_token_types, is_decoder
 from disranker.text.encode import Tokens
 from tests.tiny import FAMILIES, classifier, padded, sequences, spread
 
@@ -144,7 +144,7 @@ def test_only_the_pooled_rows_reach_the_head() -> None:
     assert model.score.rows.shape == (len(LENGTHS), 32)
 
 
-@pytest.mark.parametrize("family", _ROWS_AFTER_ATTENTION)
+@pytest.mark.parametrize("family", ROWS_AFTER_ATTENTION)
 def test_the_last_layer_goes_on_with_the_pooled_rows_alone(family: str) -> None:
     model = classifier(family if family in FAMILIES else "roberta", model_type=family)
     ranker, packed = Ranker(model), pack(sequences(LENGTHS))

@@ -33,7 +33,7 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["--bundle", str(folder / "student"), "--judged", f"[{folder / 'judged.parquet'}]"]
 
 
-def wrong(file: Path) -> Forward:
+def wrong(name: str, folder: Path) -> Forward:
     return lambda inputs: np.ones((len(inputs["input_ids"]), 1), dtype=np.float32)
 
 
@@ -51,13 +51,14 @@ def test_stage_writes_the_folder_and_says_so_quietly(
     assert manifest["provenance"]["packages"]["torch"]
     lines = printed.splitlines()
     assert lines[0].endswith("onnx, torchscript; 22 judged pairs, up to 9 of them scored")
-    assert [line.split(":")[0] for line in lines[1:4]] == [
+    assert [line.split(":")[0] for line in lines[1:5]] == [
         "  bundle in torch",
-        "  onnx/model.onnx",
-        "  layouts/torchscript/model.pt",
+        "  onnx",
+        "  torchscript",
+        "  fastest by threads",
     ]
     assert "pairs/s at 1 / 2 threads, largest difference" in lines[2]
-    assert lines[4].startswith(f"wrote {out}: onnx, torchscript, golden pairs")
+    assert lines[5].startswith(f"wrote {out}: onnx, torchscript, golden pairs")
     assert "arning" not in printed + errors
     assert [str(warning.message) for warning in recwarn if "trac" in str(warning.category).lower()] == []
 
@@ -69,17 +70,17 @@ def test_stage_fails_with_the_figures_and_leaves_the_earlier_export(
     line = [*arguments, "--out", str(out)]
     assert run_stage("export", line) == 0
     before = {name: (out / name).read_bytes() for name in FOLDER}
-    monkeypatch.setattr("disranker.export.folder.onnx_forward", wrong)
+    monkeypatch.setattr("disranker.export.gate.open_variant", wrong)
     assert run_stage("export", line) == 1
     errors = capfd.readouterr().err
-    assert "error: onnx/model.onnx does not score as the bundle: its scores differ by up to" in errors
+    assert "error: onnx does not score as the bundle: its scores differ by up to" in errors
     assert "on 22 pairs of 6 queries: largest difference" in errors
     assert {name: (out / name).read_bytes() for name in FOLDER} == before
     assert files_of(out) == FOLDER
 
     assert run_stage("export", [*line, "--accept_drift"]) == 0
     assert "accepted: its scores differ by up to" in capfd.readouterr().out
-    assert read_manifest(out)["variants"]["onnx/model.onnx"]["accepted_fault"]
+    assert read_manifest(out)["variants"]["onnx"]["accepted_fault"]
 
     shutil.rmtree(out)
     assert run_stage("export", line) == 1
@@ -93,7 +94,7 @@ def test_an_export_is_evaluated_and_its_drift_stands_beside_its_figures(argument
     evaluated = tmp_path / "evaluated"
     assert run_stage("eval", ["--out", str(evaluated), "--judged", judged, "--systems", systems]) == 0
     found = read_systems(evaluated)["exported"]
-    variant = read_manifest(out)["variants"]["onnx/model.onnx"]
+    variant = read_manifest(out)["variants"]["onnx"]
     assert found.provenance["drift"] == variant["drift"]
     assert found.efficiency.bytes == variant["bytes"]
     assert found.measured.aggregate["nDCG@10"] == pytest.approx(variant["drift"]["changes"]["nDCG@10"]["variant"])
