@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from disranker.config.parts import Positive
 from disranker.settings import InputPath, Settings
 
+MAX_DOCUMENTS = 10_000
+"""Documents of a request at the very most: beyond it a body is not even read to its end."""
+
 Seconds = Annotated[float, Field(gt=0.0)]
 NotNegative = Annotated[float, Field(ge=0.0)]
 
@@ -16,7 +19,7 @@ NotNegative = Annotated[float, Field(ge=0.0)]
 class LimitsConfig(Settings):
     """What a request may ask for; whatever goes beyond is refused with a message, and nothing of it is scored."""
 
-    documents: Positive = 1000
+    documents: Annotated[int, Field(ge=1, le=MAX_DOCUMENTS)] = 1000
     """Documents of a request."""
     query_chars: Positive = 4000
     """Characters of a query."""
@@ -24,10 +27,12 @@ class LimitsConfig(Settings):
     """Characters of a document, title and summary together; the ranker reads far fewer, but all are tokenized."""
     body_bytes: Positive = 8_000_000
     """Bytes of a request's body."""
+    requests: Positive = 256
+    """Requests at once, with those whose bodies are still coming; more are answered with 429."""
     queued_pairs: Positive = 4000
     """Pairs that wait or are being scored; a request that would take them beyond is answered with 429."""
     seconds: Seconds = 30.0
-    """Time until a request is answered with 503 if it has no scores by then."""
+    """Time that a body has to come (408), and time that its scores have (503)."""
 
     @model_validator(mode="after")
     def _the_queue_takes_a_request(self) -> Self:
@@ -58,6 +63,8 @@ class ServedCascadeConfig(Settings):
     """Position after which the cut lies; rules band and margin."""
     documents: Annotated[int, Field(ge=2)] = 20
     """Uncertain documents of a request at most, the most uncertain first."""
+    seconds: Seconds = 10.0
+    """Time that the teacher has for a request; after it, or when it fails, the student's order is the answer."""
     max_bytes: Positive = 100_000_000
     """Size at which `uncertain_file` is not appended to any more."""
 
@@ -78,7 +85,9 @@ class ServeConfig(Settings):
     """A ranker behind HTTP."""
 
     path: InputPath
-    """Bundle (scored with torch) or export (scored with onnxruntime); may stand first, without --path."""
+    """Bundle (scored with torch) or export (scored with onnxruntime or OpenVINO); may stand first, without --path."""
+    variant: str | None = None
+    """Variant of an export; null: the one that it names as the fastest."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 for all.  There is no authentication."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
@@ -98,3 +107,13 @@ class ServeConfig(Settings):
     limits: LimitsConfig = LimitsConfig()
     cascade: ServedCascadeConfig | None = None
     """A second look at documents that the ranker is not sure of; null: none."""
+
+    @model_validator(mode="after")
+    def _the_teacher_leaves_time_for_an_answer(self) -> Self:
+        cascade = self.cascade
+        if cascade is not None and cascade.teacher is not None and cascade.seconds >= self.limits.seconds:
+            raise ValueError(
+                f"cascade.seconds = {cascade.seconds:g} is no less than limits.seconds = {self.limits.seconds:g}, "
+                "which student and teacher have together: lower it"
+            )
+        return self

@@ -5,9 +5,9 @@
     POST /v2/rerank   Cohere v2
     GET  /health  /ready  /metrics  /openapi.json  /docs
 
-Bad input is answered with 4xx and a message: 400 no JSON, 404 another model or path, 413 beyond a limit, 422 not the
-shape, 429 queue full; 503 when an answer took too long or the server is stopping.  It knows no model; those are handed
-over in a `Reranker`.
+Bad input is answered with 4xx and a message: 400 no JSON, 404 another model or path, 408 a body that does not come, 413
+beyond a limit, 422 not the shape, 429 too much at once; 503 when an answer took too long or the server is stopping.  It
+knows no model; those are handed over in a `Reranker`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.exceptions import HTTPException
+from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import disranker
@@ -47,6 +47,7 @@ _KINDS = {
     400: "bad_request",
     404: "not_found",
     405: "method_not_allowed",
+    408: "timeout",
     413: "too_large",
     422: "validation",
     429: "overloaded",
@@ -57,7 +58,7 @@ _CLIENT_GONE = 499
 """nginx's number for this; nobody reads the answer, only the metrics have it."""
 _REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": _KINDS[status].replace("_", " ")}
-    for status in (400, 404, 413, 422, 429, 500, 503)
+    for status in (400, 404, 408, 413, 422, 429, 500, 503)
 }
 _ARMS = ("string", "object")
 """What pydantic puts into the place of a fault to say how it read a document."""
@@ -146,7 +147,7 @@ def create_app(reranker: Reranker, *, name: str, backend: str, limits: LimitsCon
         return Response(reranker.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     paths = {path for route in app.routes if isinstance(path := getattr(route, "path", None), str)}
-    return _Gate(app, reranker.metrics, paths, limits.body_bytes)
+    return _Gate(app, reranker.metrics, paths, limits)
 
 
 async def _while_wanted(work: Coroutine[Any, Any, Ranked], request: Request, seconds: float) -> Ranked:
@@ -182,7 +183,7 @@ def _check(body: TextsRequest | DocumentsRequest, limits: LimitsConfig, name: st
     if len(body.query) > limits.query_chars:
         raise Refusal(413, f"query has {len(body.query):,} characters, and {limits.query_chars:,} are allowed")
     if len(body.items) > limits.documents:
-        raise Refusal(413, f"{len(body.items):,} documents, and {limits.documents:,} are allowed: send fewer at once")
+        raise Refusal(413, _too_many(len(body.items), limits))
     for index, item in enumerate(body.items):
         pair = to_pair("", item)
         if (length := len(pair.title) + len(pair.summary)) > limits.document_chars:
@@ -201,10 +202,13 @@ def _add_handlers(app: FastAPI, limits: LimitsConfig) -> None:
         faults = error.errors()
         if any(fault["type"] == "json_invalid" for fault in faults):
             return _refuse(400, "the body is no JSON that can be read")
+        for fault in faults:
+            if fault["type"] == "too_long":
+                return _refuse(413, _too_many(fault["ctx"]["actual_length"], limits))
         return _refuse(422, _describe(faults, in_union=request.url.path == "/rerank"))
 
-    @app.exception_handler(HTTPException)
-    async def not_http(request: Request, error: HTTPException) -> JSONResponse:
+    @app.exception_handler(AnyHTTPException)
+    async def not_http(request: Request, error: AnyHTTPException) -> JSONResponse:
         messages = {
             400: "the body is no JSON that can be read",
             404: f"there is no {_shown(request.url.path)} here; POST /rerank is, and GET /docs",
@@ -257,19 +261,25 @@ def _too_long(max_bytes: int) -> str:
     return f"the body has more than the {max_bytes:,} bytes that are allowed: send fewer documents at once"
 
 
+def _too_many(num_documents: int, limits: LimitsConfig) -> str:
+    return f"{num_documents:,} documents, and {limits.documents:,} are allowed: send fewer at once"
+
+
 def _shown(text: str | None) -> str:
     shown = repr(text)
     return shown if len(shown) <= 80 else f"{shown[:77]}…'"
 
 
 class _Gate:
-    """Tells the metrics of every request, and turns away bodies that say that they are too long."""
+    """Tells the metrics of every request, and turns away what is too much before it is read, or comes too slowly."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, paths: set[str], max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: set[str], limits: LimitsConfig) -> None:
         self.app = app
         self.metrics = metrics
         self.paths = paths
-        self.max_bytes = max_bytes
+        self.limits = limits
+        self.num_running = 0
+        """Requests with a body that have no answer yet."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -286,10 +296,42 @@ class _Gate:
                 status = message["status"]
             await send(message)
 
+        # Health and metrics are there for whoever wants to know why others are turned away.
+        counts = scope["method"] == "POST"
+        refusal = self._refuse(scope, counts)
+        self.num_running += counts
+        try:
+            await (refusal or self.app)(scope, self._in_time(receive), watch)
+        finally:
+            self.num_running -= counts
+            self.metrics.request(path, status, time.perf_counter() - began)
+
+    def _refuse(self, scope: Scope, counts: bool) -> ASGIApp | None:
         # A body that does not say its length is cut short where it is read.
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        too_long = declared.isdigit() and int(declared[:20]) > self.max_bytes
-        try:
-            await (_refuse(413, _too_long(self.max_bytes)) if too_long else self.app)(scope, receive, watch)
-        finally:
-            self.metrics.request(path, status, time.perf_counter() - began)
+        if declared.isdigit() and int(declared[:20]) > self.limits.body_bytes:
+            return _refuse(413, _too_long(self.limits.body_bytes))
+        if counts and self.num_running >= self.limits.requests:
+            message = f"{self.num_running:,} requests are here, and no more may be at once: come back in a moment"
+            return _refuse(429, message, {"Retry-After": "1"})
+        return None
+
+    def _in_time(self, receive: Receive) -> Receive:
+        """What receives the body, as long as that does not take too long; what comes after it may take any time."""
+        deadline = asyncio.get_running_loop().time() + self.limits.seconds
+        is_whole = False
+
+        async def receive_in_time() -> Message:
+            nonlocal is_whole
+            if is_whole:
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                late = f"the body did not come within {self.limits.seconds:g} s"
+                raise HTTPException(408, late, {"Connection": "close"}) from None
+            is_whole = not message.get("more_body", False)
+            return message
+
+        return receive_in_time

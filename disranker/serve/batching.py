@@ -1,16 +1,17 @@
-"""Dynamic batching: the pairs of all requests in one queue, scored in batches of so many tokens.
+"""Dynamic batching: the pairs of all requests in one queue, scored in batches that the scorer itself would make.
 
 Texts are tokenized in one thread and scored in another, so the event loop only hands over.  While one batch is scored
 the next one gathers; a batch that is not full waits a moment for other requests.  The queue has a bound.  A request's
-scores do not depend on its neighbours in a batch, but for the last digits of float32: sums of other shapes are added
-up in another order.  What is scored and why is not decided here.
+turn is set by when it came and by how long it takes: small ones overtake a large one, but none that come later than it
+would have been done by itself.  A request that has its batches to itself gets the very scores that the scorer gives it
+offline.  What is scored and why is not decided here.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Sequence
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -22,9 +23,17 @@ from numpy.typing import NDArray
 from disranker.schema import Pair
 from disranker.text.encode import PairEncoder, Tokens
 
+Fits = Callable[[int, int, int], bool]
+"""Whether one forward pass takes so many pairs: (pairs, tokens of all, tokens of the longest) -> bool."""
+
+_CHARS_AT_ONCE = 100_000
+"""Characters of a request that are tokenized in one go, about a tenth of a second; then others have a turn."""
+_MEMORY = 0.9
+"""Weight of what was known of the speed before, when a batch is measured."""
+
 
 class TokenScorer(Protocol):
-    """Whatever scores encoded pairs: `Scorer`, `OnnxScorer`."""
+    """Whatever scores encoded pairs: `Scorer`, `ExportScorer`."""
 
     encoder: PairEncoder
 
@@ -60,22 +69,50 @@ class _Request:
     """A request in the queue; its pairs wait longest first, so that neighbours in a batch are about equally long."""
 
     tokens: list[Tokens]
-    order: list[int]
+    left: list[int]
+    """Pairs that no batch has taken yet."""
     arrived: float
+    turn: float
+    """When it would be done if it were alone: what the queue is sorted by."""
     done: asyncio.Future[None]
     scores: NDArray[np.float32]
-    num_taken: int = 0
     num_scored: int = 0
+
+    def length(self, index: int) -> int:
+        """Tokens of a pair."""
+        return len(self.tokens[index].ids)
 
 
 @dataclass(slots=True)
 class _Batch:
+    fits: Fits
     parts: list[tuple[_Request, list[int]]] = field(default_factory=list)
+    num_pairs: int = 0
     num_tokens: int = 0
+    longest: int = 0
 
     @property
     def tokens(self) -> list[Tokens]:
         return [request.tokens[index] for request, indices in self.parts for index in indices]
+
+    def has_room(self, length: int) -> bool:
+        """Whether a pair of this length fits, too; into an empty batch every pair does."""
+        longest = max(self.longest, length)
+        return not self.num_pairs or self.fits(self.num_pairs + 1, self.num_tokens + length, longest)
+
+    def take(self, request: _Request) -> None:
+        """Take what fits of a request: its longest pairs or, where they are too long for this batch, the next ones."""
+        start = 0
+        if request.left and not self.has_room(request.length(request.left[0])):
+            start = bisect_left(request.left, -self.longest, key=lambda index: -request.length(index))
+        end = start
+        while end < len(request.left) and self.has_room(length := request.length(request.left[end])):
+            self.num_pairs, self.num_tokens = self.num_pairs + 1, self.num_tokens + length
+            self.longest = max(self.longest, length)
+            end += 1
+        if end > start:
+            self.parts.append((request, request.left[start:end]))
+            del request.left[start:end]
 
 
 class Batcher:
@@ -85,20 +122,21 @@ class Batcher:
         self,
         scorer: TokenScorer,
         *,
-        tokens_per_batch: int,
+        fits: Fits,
         wait_seconds: float,
         max_queued_pairs: int,
         threads: int | None = None,
         observer: Observer | None = None,
     ) -> None:
         self.scorer = scorer
-        self.tokens_per_batch = tokens_per_batch
+        self.fits = fits
         self.wait_seconds = wait_seconds
         self.max_queued_pairs = max_queued_pairs
         self.num_queued_pairs = 0
         """Pairs of requests that have no answer yet."""
         self._observer = observer
-        self._queue: deque[_Request] = deque()
+        self._queue: list[_Request] = []
+        self._tokens_per_second: float | None = None
         self._changed = asyncio.Event()
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
@@ -144,22 +182,27 @@ class Batcher:
         loop = asyncio.get_running_loop()
         request: _Request | None = None
         try:
-            tokens = await loop.run_in_executor(self._tokenizing, self.scorer.encoder.encode, list(pairs))
+            tokens: list[Tokens] = []
+            for chunk in _chunks(pairs):
+                tokens += await loop.run_in_executor(self._tokenizing, self.scorer.encoder.encode, chunk)
+            num_tokens = sum(len(one.ids) for one in tokens)
+            arrived = loop.time()
             request = _Request(
                 tokens,
-                order=sorted(range(len(tokens)), key=lambda index: -len(tokens[index].ids)),
-                arrived=loop.time(),
+                left=sorted(range(len(tokens)), key=lambda index: -len(tokens[index].ids)),
+                arrived=arrived,
+                turn=arrived + (num_tokens / self._tokens_per_second if self._tokens_per_second else 0.0),
                 done=loop.create_future(),
                 scores=np.empty(len(tokens), dtype=np.float32),
             )
-            self._queue.append(request)
+            insort(self._queue, request, key=lambda one: one.turn)
             self._changed.set()
             await request.done
-            return Scored(request.scores, sum(len(one.ids) for one in tokens))
+            return Scored(request.scores, num_tokens)
         finally:
             self.num_queued_pairs -= len(pairs)
-            if request is not None and request in self._queue:
-                self._queue.remove(request)
+            if request is not None:
+                self._drop([request])
             # The last one that was waited for may be gone.
             self._changed.set()
 
@@ -174,11 +217,12 @@ class Batcher:
                     raise ArithmeticError("the model gave a score that is not a finite number")
             except Exception as error:
                 # It belongs to the requests of this batch; the next one may be sound.
-                for request, _ in batch.parts:
-                    _fail(request, error)
+                self._fail([request for request, _ in batch.parts], error)
                 continue
+            seconds = loop.time() - began
+            self._learn_speed(batch.num_tokens / max(seconds, 1e-6))
             if self._observer is not None:
-                self._observer.batch(len(scores), batch.num_tokens, len(batch.parts), loop.time() - began)
+                self._observer.batch(len(scores), batch.num_tokens, len(batch.parts), seconds)
             self._deliver(batch, scores)
 
     async def _gather(self) -> bool:
@@ -190,7 +234,7 @@ class Batcher:
             if self._stopping and not self.num_queued_pairs:
                 return False
             if self._queue:
-                left = self._queue[0].arrived + self.wait_seconds - loop.time()
+                left = min(request.arrived for request in self._queue) + self.wait_seconds - loop.time()
                 if left <= 0 or self._stopping or self._is_full():
                     return True
             else:
@@ -201,33 +245,40 @@ class Batcher:
                 continue
 
     def _is_full(self) -> bool:
-        waiting = 0
+        """Whether what waits is a batch that has no room for one more as long as its longest: nothing to wait for."""
+        batch = _Batch(self.fits)
         for request in self._queue:
-            for index in request.order[request.num_taken :]:
-                waiting += len(request.tokens[index].ids)
-                if waiting >= self.tokens_per_batch:
+            for index in request.left:
+                length = request.length(index)
+                if not batch.has_room(length) or not self.fits(1, length, length):
                     return True
-        return False
+                batch.num_pairs, batch.num_tokens = batch.num_pairs + 1, batch.num_tokens + length
+                batch.longest = max(batch.longest, length)
+        return not batch.has_room(batch.longest)
 
     def _take(self) -> _Batch:
-        """The pairs of the oldest requests that fit a batch; a pair that is longer than a batch stands alone."""
-        batch = _Batch()
-        while self._queue:
-            request = self._queue[0]
-            indices = []
-            for index in request.order[request.num_taken :]:
-                length = len(request.tokens[index].ids)
-                if batch.num_tokens and batch.num_tokens + length > self.tokens_per_batch:
-                    break
-                indices.append(index)
-                batch.num_tokens += length
-            if indices:
-                batch.parts.append((request, indices))
-                request.num_taken += len(indices)
-            if request.num_taken < len(request.order):
-                break
-            self._queue.popleft()
+        """The pairs that are scored next: what fits of the request whose turn it is, filled up with others'."""
+        batch = _Batch(self.fits)
+        for request in self._queue:
+            batch.take(request)
+        self._drop(request for request in self._queue if not request.left)
         return batch
+
+    def _drop(self, requests: Iterable[_Request]) -> None:
+        gone = set(requests)
+        self._queue = [request for request in self._queue if request not in gone]
+
+    def _learn_speed(self, tokens_per_second: float) -> None:
+        before = self._tokens_per_second
+        self._tokens_per_second = (
+            tokens_per_second if before is None else _MEMORY * before + (1 - _MEMORY) * tokens_per_second
+        )
+
+    def _fail(self, requests: Sequence[_Request], error: Exception) -> None:
+        self._drop(requests)
+        for request in requests:
+            if not request.done.done():
+                request.done.set_exception(error)
 
     def _deliver(self, batch: _Batch, scores: NDArray[np.float32]) -> None:
         at = 0
@@ -235,10 +286,25 @@ class Batcher:
             request.scores[indices] = scores[at : at + len(indices)]
             request.num_scored += len(indices)
             at += len(indices)
-            if request.num_scored == len(request.order) and not request.done.done():
+            if request.num_scored == len(request.tokens) and not request.done.done():
                 request.done.set_result(None)
 
 
-def _fail(request: _Request, error: Exception) -> None:
-    if not request.done.done():
-        request.done.set_exception(error)
+def by_tokens(num_tokens: int) -> Fits:
+    """Batches of at most so many tokens, as a packed forward pass takes them."""
+    return lambda num_pairs, tokens, longest: tokens <= num_tokens
+
+
+def _chunks(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:
+    """Consecutive pairs, so many that they have no more characters than are tokenized in one go; at least one."""
+    chunk: list[Pair] = []
+    filled = 0
+    for pair in pairs:
+        size = sum(map(len, pair))
+        if chunk and filled + size > _CHARS_AT_ONCE:
+            yield chunk
+            chunk, filled = [], 0
+        chunk.append(pair)
+        filled += size
+    if chunk:
+        yield chunk

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -75,7 +76,7 @@ class UncertainFile:
     """A JSONL file that uncertain pairs are appended to, each once: candidates with the scores that they got.
 
     `query_id` and `doc_id` are hashes of the texts, so the same pair has the same ids in every process.  One thread at
-    a time may append.
+    a time may append.  A last line that a crash cut short is taken away when the file is opened again.
     """
 
     def __init__(self, path: str | Path, *, max_bytes: int) -> None:
@@ -90,29 +91,40 @@ class UncertainFile:
         `scores` are the student's, `teacher_scores` the teacher's if it was asked.  Pairs without a document are left
         out, since no reader takes them.
         """
-        lines = []
+        lines: dict[tuple[str, str], bytes] = {}
         for at, pair in enumerate(pairs):
-            query_id, doc_id = _text_id(pair.query), _text_id(f"{pair.title}\x1f{pair.summary}")
-            if (query_id, doc_id) in self._seen or not (pair.title + pair.summary).strip():
+            key = _text_id(pair.query), _text_id(f"{pair.title}\x1f{pair.summary}")
+            if key in self._seen or not (pair.title + pair.summary).strip():
                 continue
-            row: dict[str, Any] = {"query_id": query_id, "doc_id": doc_id, **pair._asdict(), "score": scores[at]}
+            row: dict[str, Any] = {"query_id": key[0], "doc_id": key[1], **pair._asdict(), "score": scores[at]}
             if teacher_scores is not None:
                 row["teacher_score"] = teacher_scores[at]
-            lines.append((json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8"))
-            self._seen.add((query_id, doc_id))
+            lines[key] = (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8")
         size = self.path.stat().st_size if self.path.exists() else 0
-        if not lines or size + sum(map(len, lines)) > self.max_bytes:
+        if not lines or size + sum(map(len, lines.values())) > self.max_bytes:
             return 0
         with self.path.open("ab") as file:
-            file.write(b"".join(lines))
+            try:
+                file.write(b"".join(lines.values()))
+                file.flush()
+            except OSError:
+                # A full disk takes a part of a line, and no reader takes that.
+                os.truncate(self.path, size)
+                raise
+        # What was not written is not remembered either: a server that runs for months would fill its memory with it.
+        self._seen.update(lines)
         return len(lines)
 
     def _read_keys(self) -> list[tuple[str, str]]:
         if not self.path.exists():
             return []
-        keys = []
+        keys: list[tuple[str, str]] = []
+        whole = 0
         with self.path.open("rb") as file:
             for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n") and keys:
+                    os.truncate(self.path, whole)
+                    break
                 try:
                     row = json.loads(line)
                     keys.append((row["query_id"], row["doc_id"]))
@@ -121,6 +133,7 @@ class UncertainFile:
                         f"{self.path}:{number} is no row of uncertain pairs ({error!r}): remove the line, or name "
                         "another file"
                     ) from error
+                whole += len(line)
         return keys
 
 

@@ -1,9 +1,11 @@
-"""Load test of a server: requests a second and latencies by number of clients, for a bounded time.
+"""Load test of servers: requests a second and latencies by number of clients, for a bounded time.
 
     python -m disranker.serve.load http://127.0.0.1:8000 --clients 1 4 16 --seconds 5
+    python -m disranker.serve.load ours=http://127.0.0.1:8000 other=http://127.0.0.1:9000 --rounds 3 --out load.json
 
-Each client sends its next request when the last one is answered, over one connection.  Requests are made of words, so
-that every server gets the same; real ones are read from a file of candidates.  It says nothing of quality.
+Each client sends its next request when the last one is answered, over one connection.  Several servers take turns, so
+that what else the machine does meets all of them; their scores are compared first.  Requests are made of words, so that
+every server gets the same; real ones are read from a file of candidates.  It says nothing of quality.
 """
 
 from __future__ import annotations
@@ -11,25 +13,33 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import statistics
 import sys
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
+from disranker.shards import write_json
+
 _WORDS = ("red", "blue", "light", "road", "winter", "shoes", "boots", "running", "waterproof", "price", "size", "snow")
 _MAX_PAIRS = 20_000
+_HEADERS = {"Content-Type": "application/json"}
+
+Requests = Sequence[tuple[str, Sequence[str]]]
+"""Queries, each with its documents."""
 
 
 @dataclass(slots=True)
 class Load:
-    """What came of one number of clients."""
+    """What came of one number of clients in one run."""
 
     num_clients: int
     seconds: float = 0.0
@@ -39,16 +49,56 @@ class Load:
     failures: Counter[str] = field(default_factory=Counter)
     """other status codes and broken connections, by how often"""
 
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What came of one number of clients of one server in all its runs."""
+
+    server: str
+    clients: int
+    requests: int
+    requests_per_second: float
+    documents_per_second: float
+    """median of the runs; `least` and `most` are the slowest and the fastest of them"""
+    least: float
+    most: float
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    failures: dict[str, int]
+
     def __str__(self) -> str:
-        if not self.latencies:
-            return f"{self.num_clients:>7}  no answers: {dict(self.failures)}"
-        p50, p95, p99 = (percentile(self.latencies, share) * 1000 for share in (0.5, 0.95, 0.99))
-        other = f"  other: {dict(self.failures)}" if self.failures else ""
-        speeds = f"{len(self.latencies) / self.seconds:>10.1f} {self.num_documents / self.seconds:>11.0f}"
-        return f"{self.num_clients:>7} {speeds} {p50:>9.1f} {p95:>9.1f} {p99:>9.1f}{other}"
+        if not self.requests:
+            return f"{self.server:<12} {self.clients:>7}  no answers: {self.failures}"
+        other = f"  other: {self.failures}" if self.failures else ""
+        speeds = (
+            f"{self.requests_per_second:>10.1f} {self.documents_per_second:>11.0f} {self.least:>8.0f} {self.most:>8.0f}"
+        )
+        latencies = f"{self.p50_ms:>9.1f} {self.p95_ms:>9.1f} {self.p99_ms:>9.1f}"
+        return f"{self.server:<12} {self.clients:>7} {speeds} {latencies}{other}"
 
 
-HEADER = "clients requests/s documents/s    p50 ms    p95 ms    p99 ms"
+HEADER = f"{'server':<12} clients requests/s documents/s    least     most    p50 ms    p95 ms    p99 ms"
+
+
+def summarize(server: str, loads: Sequence[Load]) -> Row:
+    """One row of the runs of a server with the same number of clients; latencies of all runs are taken together."""
+    latencies = [seconds * 1000 for load in loads for seconds in load.latencies]
+    speeds = [load.num_documents / load.seconds for load in loads]
+    p50, p95, p99 = (percentile(latencies, share) if latencies else 0.0 for share in (0.5, 0.95, 0.99))
+    return Row(
+        server=server,
+        clients=loads[0].num_clients,
+        requests=len(latencies),
+        requests_per_second=statistics.median(len(load.latencies) / load.seconds for load in loads),
+        documents_per_second=statistics.median(speeds),
+        least=min(speeds),
+        most=max(speeds),
+        p50_ms=p50,
+        p95_ms=p95,
+        p99_ms=p99,
+        failures=dict(sum((load.failures for load in loads), Counter())),
+    )
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -63,10 +113,7 @@ def run_load(url: str, bodies: Sequence[bytes], num_documents: Sequence[int], nu
     Raises:
         ValueError: the address is no http address with a host.
     """
-    parts = urlsplit(url)
-    if parts.scheme != "http" or not parts.hostname:
-        raise ValueError(f"{url} is no address like http://127.0.0.1:8000")
-    host, port = parts.hostname, parts.port or 80
+    host, port, path = _address(url)
     load, lock = Load(num_clients), threading.Lock()
     began = time.perf_counter()
 
@@ -78,9 +125,7 @@ def run_load(url: str, bodies: Sequence[bytes], num_documents: Sequence[int], nu
             body = bodies[at % len(bodies)]
             sent = time.perf_counter()
             try:
-                connection.request(
-                    "POST", f"{parts.path.rstrip('/')}/rerank", body, {"Content-Type": "application/json"}
-                )
+                connection.request("POST", path, body, _HEADERS)
                 answer = connection.getresponse()
                 answer.read()
                 outcome = str(answer.status)
@@ -106,6 +151,70 @@ def run_load(url: str, bodies: Sequence[bytes], num_documents: Sequence[int], nu
         thread.join()
     load.seconds = time.perf_counter() - began
     return load
+
+
+def ask_scores(url: str, body: Mapping[str, Any]) -> list[float]:
+    """The raw scores of a request's documents, as they were sent; it warms a server up, too.
+
+    Raises:
+        ValueError: the server refused, or the address is none.
+        OSError: there is no server.
+    """
+    host, port, path = _address(url)
+    connection = http.client.HTTPConnection(host, port, timeout=120)
+    try:
+        connection.request("POST", path, json.dumps({**body, "raw_scores": True}), _HEADERS)
+        answer = connection.getresponse()
+        content = answer.read()
+        if answer.status != 200:
+            raise ValueError(f"{url} answered {answer.status}: {content[:200]!r}")
+        found = json.loads(content)
+    finally:
+        connection.close()
+    results = found if isinstance(found, list) else found["results"]
+    name = "score" if isinstance(found, list) else "relevance_score"
+    return [one[name] for one in sorted(results, key=lambda one: one["index"])]
+
+
+def run_servers(
+    servers: Mapping[str, str],
+    requests: Requests,
+    *,
+    clients: Sequence[int],
+    seconds: float,
+    rounds: int = 1,
+    field_name: str = "documents",
+) -> list[Row]:
+    """Rows for each number of clients and each server (name -> address); servers take turns, `rounds` times each.
+
+    Prints what it finds as it goes.
+
+    Raises:
+        ValueError: a server refuses the first request, or scores other documents than the first server.
+        OSError: there is no server at an address.
+    """
+    bodies = [{"query": query, field_name: list(texts)} for query, texts in requests]
+    expected: list[float] | None = None
+    for name, url in servers.items():
+        scores = ask_scores(url, bodies[0])
+        if expected is None:
+            expected = scores
+            continue
+        difference = max(abs(one - other) for one, other in zip(scores, expected, strict=True))
+        print(f"largest difference of a raw score, {name} beside {next(iter(servers))}: {difference:.1e}")
+    print(HEADER)
+    encoded = [json.dumps(body).encode() for body in bodies]
+    counts = [len(texts) for _, texts in requests]
+    rows = []
+    for num_clients in clients:
+        loads = defaultdict(list)
+        for _ in range(rounds):
+            for name, url in servers.items():
+                loads[name].append(run_load(url, encoded, counts, num_clients, seconds))
+        for name in servers:
+            rows.append(summarize(name, loads[name]))
+            print(rows[-1], flush=True)
+    return rows
 
 
 def made_requests(num_documents: int, num_words: int, seed: int = 0) -> list[tuple[str, list[str]]]:
@@ -137,39 +246,71 @@ def read_requests(file: Path, num_documents: int) -> list[tuple[str, list[str]]]
     return list(documents.items())
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that say how much is sent."""
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16], help="clients at once, one run each")
+    parser.add_argument("--seconds", type=float, default=5.0, help="time of each run")
+    parser.add_argument("--rounds", type=int, default=1, help="runs of each server with each number of clients")
+    parser.add_argument("--documents", type=int, default=20, help="documents of a request")
+    parser.add_argument("--words", type=int, default=60, help="words of a document on average")
+    parser.add_argument("--candidates", type=Path, help="take queries and documents from this file instead")
+    parser.add_argument("--out", type=Path, help="write what was found to this file, as JSON")
+
+
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments, all of them within bounds."""
+    args = parser.parse_args(argv)
+    if min(*args.clients, args.seconds, args.rounds, args.documents, args.words) <= 0 or max(args.clients) > 256:
+        parser.error("clients are 1 to 256; seconds, rounds, documents and words are above 0")
+    return args
+
+
+def run(args: argparse.Namespace, servers: Mapping[str, str], *, field_name: str = "documents") -> int:
+    """Run the load test of parsed arguments; 1 when a server gave no answers, or others than 200 and 429."""
+    requests = (
+        made_requests(args.documents, args.words)
+        if args.candidates is None
+        else read_requests(args.candidates, args.documents)
+    )
+    sent = {"clients": args.clients, "seconds": args.seconds, "rounds": args.rounds}
+    rows = run_servers(servers, requests, field_name=field_name, **sent)
+    if args.out is not None:
+        lengths = [len(text.split()) for _, texts in requests for text in texts]
+        told = {**sent, "documents": args.documents, "words": statistics.mean(lengths), "candidates": args.candidates}
+        write_json(args.out, {"requests": told, "rows": [asdict(row) for row in rows]})
+    return int(any(not row.requests or set(row.failures) - {"429"} for row in rows))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the load test of the command line; 1 when a request had no answer."""
     parser = argparse.ArgumentParser(
         prog="python -m disranker.serve.load",
-        description="Requests a second and latencies of a server.",
+        description="Requests a second and latencies of servers.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument("url", help="such as http://127.0.0.1:8000")
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 4, 16], help="clients at once, one run each")
-    parser.add_argument("--seconds", type=float, default=5.0, help="time of each run")
-    parser.add_argument("--documents", type=int, default=20, help="documents of a request")
-    parser.add_argument("--words", type=int, default=60, help="words of a document on average")
-    parser.add_argument("--candidates", type=Path, help="take queries and documents from this file instead")
-    args = parser.parse_args(argv)
-    if min(*args.clients, args.seconds, args.documents, args.words, 1) <= 0 or max(args.clients) > 256:
-        parser.error("clients are 1 to 256; seconds, documents and words are above 0")
+    parser.add_argument("servers", nargs="+", metavar="[NAME=]URL", help="such as http://127.0.0.1:8000")
+    parser.add_argument(
+        "--field", choices=("documents", "texts"), default="documents", help="where documents are: TEI takes texts"
+    )
+    add_arguments(parser)
+    args = parse(parser, argv)
+    named = [server.partition("=") if "=" in server else ("server", "=", server) for server in args.servers]
+    servers = {name: url for name, _, url in named}
+    if len(servers) < len(args.servers):
+        parser.error("give each server a name of its own: NAME=URL")
     try:
-        requests = (
-            made_requests(args.documents, args.words)
-            if args.candidates is None
-            else read_requests(args.candidates, args.documents)
-        )
-        bodies = [json.dumps({"query": query, "texts": texts}).encode() for query, texts in requests]
-        print(HEADER)
-        failed = False
-        for num_clients in args.clients:
-            load = run_load(args.url, bodies, [len(texts) for _, texts in requests], num_clients, args.seconds)
-            print(load, flush=True)
-            failed |= not load.latencies or bool(set(load.failures) - {"429"})
-    except ValueError as error:
+        return run(args, servers, field_name=args.field)
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    return int(failed)
+
+
+def _address(url: str) -> tuple[str, int, str]:
+    """Host, port and path of a server's rerank requests."""
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname:
+        raise ValueError(f"{url} is no address like http://127.0.0.1:8000")
+    return parts.hostname, parts.port or 80, f"{parts.path.rstrip('/')}/rerank"
 
 
 if __name__ == "__main__":

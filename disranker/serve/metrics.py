@@ -19,6 +19,7 @@ class Metrics:
         self._seconds = self._histogram("request_seconds", "Seconds until the answer", ["path"], _SECONDS)
         self._documents = self._counter("documents", "Documents of answered requests", [])
         self._uncertain = self._counter("uncertain_documents", "Of these, documents that the cascade took up", [])
+        self._left = self._counter("teacher_skipped", "Requests that the teacher was to look at and did not", ["why"])
         self._kept = self._counter("uncertain_pairs_written", "Pairs appended to the file of uncertain pairs", [])
         self._pairs = self._counter("scored_pairs", "Pairs scored, by ranker (student, teacher)", ["ranker"])
         self._tokens = self._counter("scored_tokens", "Tokens of these pairs", ["ranker"])
@@ -27,6 +28,9 @@ class Metrics:
         self._batch_requests = self._histogram("batch_requests", "Requests of a batch", ["ranker"], _REQUESTS)
         self.queued_pairs = Gauge(
             "disranker_queued_pairs", "Pairs without an answer yet", ["ranker"], registry=self.registry
+        )
+        self._info = Gauge(
+            "disranker_ranker_info", "1, with what computes the scores", ["ranker", "backend"], registry=self.registry
         )
         self._share = Gauge(
             "disranker_uncertain_share", "Share of all documents that the cascade took up", registry=self.registry
@@ -46,6 +50,14 @@ class Metrics:
         self._documents.inc(num_documents)
         self._uncertain.inc(num_uncertain)
         self._share.set(self.num_uncertain / self.num_documents)
+
+    def left_to_the_student(self, why: str) -> None:
+        """The teacher did not look at a request: its queue was "full", it was "late", or it "failed"."""
+        self._left.labels(why).inc()
+
+    def backend(self, ranker: str, backend: str) -> None:
+        """What computes the scores of a ranker."""
+        self._info.labels(ranker, backend).set(1)
 
     def written(self, num_pairs: int) -> None:
         """So many pairs went into the file of uncertain pairs."""

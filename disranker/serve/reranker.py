@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from disranker.config.serve import ServedCascadeConfig
 from disranker.schema import Pair
-from disranker.serve.batching import Batcher, QueueFull
+from disranker.serve.batching import Batcher, QueueFull, Scored, Stopped
 from disranker.serve.cascade import UncertainFile, find_uncertain, merge
 from disranker.serve.metrics import Metrics
 
@@ -77,23 +77,35 @@ class Reranker:
         order: list[int] = np.argsort(-scored.scores, kind="stable").tolist()
         scores, num_tokens = scored.scores, scored.num_tokens
         uncertain = self._find_uncertain(scored.scores)
-        if uncertain:
-            chosen = [pairs[index] for index in uncertain]
-            teacher_scores = None
-            if self.teacher is not None:
-                try:
-                    looked_at = await self.teacher.score(chosen)
-                except QueueFull:
-                    # The student's order is a good answer, and better than none.
-                    uncertain = []
-                else:
-                    teacher_scores = looked_at.scores
-                    num_tokens += looked_at.num_tokens
-                    order, scores = merge(scored.scores, uncertain, teacher_scores)
-            if uncertain:
-                self._write(chosen, scored.scores[uncertain], teacher_scores)
+        chosen = [pairs[index] for index in uncertain]
+        if uncertain and self.teacher is not None:
+            looked_at = await self._look_again(chosen)
+            if looked_at is None:
+                # The student's order is a good answer, and better than none.
+                uncertain = []
+            else:
+                num_tokens += looked_at.num_tokens
+                order, scores = merge(scored.scores, uncertain, looked_at.scores)
+                self._write(chosen, scored.scores[uncertain], looked_at.scores)
+        elif uncertain:
+            self._write(chosen, scored.scores[uncertain], None)
         self.metrics.answer(len(pairs), len(uncertain))
         return Ranked(order, scores, num_tokens)
+
+    async def _look_again(self, pairs: Sequence[Pair]) -> Scored | None:
+        """What the teacher says of these pairs; None when it has no room or no time for them, or fails."""
+        assert self.teacher is not None and self._cascade is not None
+        try:
+            async with asyncio.timeout(self._cascade.seconds):
+                return await self.teacher.score(pairs)
+        except (QueueFull, Stopped):
+            self.metrics.left_to_the_student("full")
+        except TimeoutError:
+            self.metrics.left_to_the_student("late")
+        except Exception as error:
+            self.metrics.left_to_the_student("failed")
+            _log.error("the teacher failed, and the student's order was the answer: %r", error)
+        return None
 
     def _find_uncertain(self, scores: NDArray[np.float32]) -> list[int]:
         config = self._cascade

@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import signal
 import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from disranker import dist
-from disranker.config.serve import ServeConfig
+from disranker.config.serve import LimitsConfig, ServeConfig
 from disranker.export.manifest import MANIFEST_NAME
-from disranker.export.scorer import OnnxScorer
+from disranker.export.scorer import ExportScorer
 from disranker.models.scorer import DEFAULT_TOKENS_PER_BATCH, Scorer
 from disranker.schema import Pair
-from disranker.serve.batching import Batcher
+from disranker.serve.batching import Batcher, by_tokens
 
+if TYPE_CHECKING:
+    import uvicorn
+    from starlette.types import ASGIApp
+
+_KEEP_ALIVE_SECONDS = 75
+"""Idle connections live longer than those of the usual proxies (60 s): who closes first must not be the server, or a
+request that is under way is lost."""
 _NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 
 
@@ -40,27 +48,28 @@ def serve(config: ServeConfig) -> int:
     """
     if lacking := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         raise ImportError(f"{', '.join(lacking)} is not installed: pip install 'disranker[serve]'")
-    import uvicorn
-
     from disranker.serve.app import create_app
     from disranker.serve.metrics import Metrics
     from disranker.serve.reranker import Reranker
 
     # Threads of the tokenizer would take the cores from the forward pass; there is one thread for it already.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    check_settings(config)
     listening = bind(config.host, config.port)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     name = config.name or config.path.resolve().name
     print(f"serving {config.path} as {name!r}:", flush=True)
     metrics = Metrics()
-    scorer = load_scorer(config.path, config)
+    scorer = load_scorer(config.path, config, config.variant)
     backend = describe_backend(scorer)
+    metrics.backend("student", backend)
     print(f"  ranker   {backend}; {warm_up(scorer, tokens_per_batch(config))}", flush=True)
     teacher = None
     if config.cascade is not None and config.cascade.teacher is not None:
         looker = load_scorer(config.cascade.teacher, config)
         teacher = make_batcher(looker, config, metrics.of_ranker("teacher"))
+        metrics.backend("teacher", describe_backend(looker))
         print(f"  teacher  {describe_backend(looker)}; {warm_up(looker, tokens_per_batch(config))}", flush=True)
     if config.cascade is not None:
         told = config.cascade
@@ -70,9 +79,7 @@ def serve(config: ServeConfig) -> int:
         make_batcher(scorer, config, metrics.of_ranker("student")), metrics, cascade=config.cascade, teacher=teacher
     )
     app = create_app(reranker, name=name, backend=backend, limits=config.limits)
-    server = uvicorn.Server(
-        uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=config.stop_seconds)
-    )
+    server = make_server(app, limits=config.limits, stop_seconds=config.stop_seconds)
     host, port = listening.getsockname()[:2]
     print(f"listening on http://{f'[{host}]' if ':' in host else host}:{port}  (POST /rerank, GET /docs)", flush=True)
     # uvicorn stops gracefully and then raises the signal once more; a stop that was asked for is no failure.
@@ -86,24 +93,45 @@ def serve(config: ServeConfig) -> int:
     return 0
 
 
-def load_scorer(path: Path, config: ServeConfig) -> Scorer | OnnxScorer:
+def check_settings(config: ServeConfig) -> None:
+    """Refuse settings that nothing of what is served would heed.
+
+    Raises:
+        ValueError: it says which one, and why.
+    """
+    teacher = None if config.cascade is None else config.cascade.teacher
+    if config.variant is not None and not is_export(config.path):
+        raise ValueError(f"variant = {config.variant}: {config.path} is a bundle; exports have variants")
+    if all(is_export(path) for path in (config.path, teacher) if path is not None):
+        for name in ("dtype", "tokens_per_batch"):
+            if (value := getattr(config, name)) != ServeConfig.model_fields[name].default:
+                raise ValueError(
+                    f"{name} = {value}: {config.path} is an export, whose types and batches were settled when it was "
+                    "made; choose a variant of it, or serve the bundle"
+                )
+
+
+def is_export(path: Path) -> bool:
+    """Whether the folder is an export, which is a bundle, too, but is not scored with torch."""
+    return (path / MANIFEST_NAME).exists()
+
+
+def load_scorer(path: Path, config: ServeConfig, variant: str | None = None) -> Scorer | ExportScorer:
     """The scorer of an export, or of a bundle on this process' device.
 
     Raises:
-        ValueError: the folder is neither, or the settings do not fit what it is.
+        ValueError: the folder is neither, or has no such variant.
     """
-    if not (path / MANIFEST_NAME).exists():
-        return Scorer.load(path, dtype=config.dtype, tokens_per_batch=config.tokens_per_batch)
-    if config.dtype != "float32":
-        raise ValueError(f"dtype = {config.dtype}: {path} is an export, whose type was settled when it was made")
-    return OnnxScorer.load(path, config.threads)
+    if is_export(path):
+        return ExportScorer.load(path, variant, config.threads)
+    return Scorer.load(path, dtype=config.dtype, tokens_per_batch=config.tokens_per_batch)
 
 
-def describe_backend(scorer: Scorer | OnnxScorer) -> str:
+def describe_backend(scorer: Scorer | ExportScorer) -> str:
     """What computes the scores, where, in which type, and how large it is."""
     size = f"{scorer.num_parameters / 1e6:,.1f} M parameters"
-    if isinstance(scorer, OnnxScorer):
-        return f"onnxruntime, cpu, {size}"
+    if isinstance(scorer, ExportScorer):
+        return f"{scorer.runtime}, variant {scorer.variant}, cpu, {size}"
     weight = next(scorer.ranker.parameters())
     return f"torch, {weight.device.type}, {str(weight.dtype).removeprefix('torch.')}, {size}"
 
@@ -113,11 +141,11 @@ def tokens_per_batch(config: ServeConfig) -> int:
     return config.tokens_per_batch or DEFAULT_TOKENS_PER_BATCH[dist.device().type]
 
 
-def make_batcher(scorer: Scorer | OnnxScorer, config: ServeConfig, observer: Any) -> Batcher:
+def make_batcher(scorer: Scorer | ExportScorer, config: ServeConfig, observer: Any) -> Batcher:
     """The queue in front of a scorer."""
     return Batcher(
         scorer,
-        tokens_per_batch=tokens_per_batch(config),
+        fits=scorer.fits if isinstance(scorer, ExportScorer) else by_tokens(tokens_per_batch(config)),
         wait_seconds=config.wait_milliseconds / 1000,
         max_queued_pairs=config.limits.queued_pairs,
         threads=config.threads,
@@ -125,7 +153,7 @@ def make_batcher(scorer: Scorer | OnnxScorer, config: ServeConfig, observer: Any
     )
 
 
-def warm_up(scorer: Scorer | OnnxScorer, num_tokens: int) -> str:
+def warm_up(scorer: Scorer | ExportScorer, num_tokens: int) -> str:
     """Score one short pair and full batches of long ones, so that no client waits for what happens once; the speed."""
     scorer.score([Pair("a", "b", "c")])
     longest = scorer.encoder.max_tokens
@@ -135,6 +163,22 @@ def warm_up(scorer: Scorer | OnnxScorer, num_tokens: int) -> str:
     scorer.score(pairs)
     speed = len(pairs) * longest / (time.perf_counter() - began)
     return f"full batches at {speed:,.0f} tokens/s"
+
+
+def make_server(app: ASGIApp, *, limits: LimitsConfig, stop_seconds: int) -> uvicorn.Server:
+    """The HTTP server in front of the application; when it stops, running requests have so much time."""
+    import uvicorn
+
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=impatient(limits.seconds),
+            log_level="warning",
+            access_log=False,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=stop_seconds,
+        )
+    )
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -154,6 +198,27 @@ def bind(host: str, port: int) -> socket.socket:
             bound.close()
         raise ValueError(f"cannot listen on {host}, port {port}: {error}; give another host or port") from error
     return bound
+
+
+def impatient(seconds: float) -> type[asyncio.Protocol]:
+    """The HTTP protocol of uvicorn, which closes a new connection that has sent no whole request head in this time.
+
+    By itself it waits for ever, until there are as many such connections as the process may have files.
+    """
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+    base: Any = AutoHTTPProtocol
+
+    class Impatient(base):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.loop.call_later(seconds, self._close_if_silent)
+
+        def _close_if_silent(self) -> None:
+            if self.cycle is None and not self.transport.is_closing():
+                self.transport.close()
+
+    return Impatient
 
 
 def _ignore(number: int, frame: Any) -> None:

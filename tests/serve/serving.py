@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import httpx2
 import numpy as np
+import uvicorn
 from numpy.typing import NDArray
 
 from disranker.config.serve import LimitsConfig, ServedCascadeConfig
 from disranker.schema import Pair
 from disranker.serve.app import create_app
-from disranker.serve.batching import Batcher
+from disranker.serve.batching import Batcher, by_tokens
 from disranker.serve.metrics import Metrics
 from disranker.serve.reranker import Reranker
+from disranker.serve.run import make_server
 from disranker.text.encode import Tokens
 
 
@@ -60,9 +63,9 @@ async def until_scoring(scorer: WordScorer) -> None:
         await asyncio.sleep(0.002)
 
 
-def batcher(scorer: Any, **changed: Any) -> Batcher:
-    """A batcher with small limits."""
-    settings: dict[str, Any] = {"tokens_per_batch": 64, "wait_seconds": 0.0, "max_queued_pairs": 200}
+def batcher(scorer: Any, *, tokens_per_batch: int = 64, **changed: Any) -> Batcher:
+    """A batcher with small limits, whose batches are filled by tokens unless told otherwise (`fits`)."""
+    settings: dict[str, Any] = {"fits": by_tokens(tokens_per_batch), "wait_seconds": 0.0, "max_queued_pairs": 200}
     return Batcher(scorer, **{**settings, **changed})
 
 
@@ -90,3 +93,45 @@ async def client(
             yield one
     finally:
         await reranker.stop()
+
+
+class Listening:
+    """A server on a socket of its own, in a thread."""
+
+    def __init__(self, server: uvicorn.Server) -> None:
+        bound = socket.create_server(("127.0.0.1", 0))
+        self.port = bound.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._server = server
+        self._thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]})
+        self._thread.start()
+        deadline = time.monotonic() + 30
+        while not server.started and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """What a signal does."""
+        self._server.should_exit = True
+
+    def join(self) -> None:
+        """Wait until it has stopped."""
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+
+
+@contextmanager
+def listening(scorer: Any, *, limits: LimitsConfig | None = None, stop_seconds: int = 5) -> Iterator[Listening]:
+    """A running server over this scorer, which is stopped at the end."""
+    metrics = Metrics()
+    limits = limits or LimitsConfig(queued_pairs=2000)
+    reranker = Reranker(batcher(scorer, max_queued_pairs=limits.queued_pairs), metrics)
+    app = create_app(reranker, name="ours", backend="words", limits=limits)
+    server = Listening(make_server(app, limits=limits, stop_seconds=stop_seconds))
+    try:
+        yield server
+    finally:
+        server.stop()
+        server.join()

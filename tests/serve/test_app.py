@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -98,9 +99,9 @@ BAD_BODIES: list[tuple[str, Any, int, str]] = [
     ("/v1/rerank", {"query": "a", "documents": "b"}, 422, "documents: must be a valid list"),
     (
         "/rerank",
-        {"query": "a", "texts": ["a", 1, None]},
+        {"query": 1, "texts": ["a", 1, None]},
         422,
-        "texts.1: must be a valid string; texts.2: must be a val",
+        "query: must be a valid string; texts.1: must be a valid string",
     ),
     ("/rerank", {"query": "a", "texts": [{}]}, 422, "texts.0: a document that is an object needs text, title or summ"),
     ("/v1/rerank", {"query": "a", "documents": [{"text": 1}]}, 422, "documents.0.text: must be a valid string"),
@@ -114,7 +115,13 @@ BAD_BODIES: list[tuple[str, Any, int, str]] = [
     ("/v1/rerank", {"query": "a", "documents": ["a"], "top_n": "2"}, 422, "top_n: must be a valid integer"),
     ("/v1/rerank", {"query": "a", "documents": ["a"], "raw_scores": 1}, 422, "raw_scores: must be a valid boolean"),
     ("/v1/rerank", {"query": "a", "documents": ["a"], "model": "b"}, 404, "model 'b' is not served here; 'ours' is"),
-    ("/v1/rerank", {"query": "a", "documents": [1] * 9}, 422, "documents.4: must be a valid string; and 4 more"),
+    (
+        "/v1/rerank",
+        {**dict.fromkeys(["query", "model", "documents"], 1), **dict.fromkeys(["raw_scores", "return_documents"], 1)}
+        | {"top_n": -1},
+        422,
+        "; and 1 more",
+    ),
     ("/rerank", {"query": "a" * 11, "texts": ["a"]}, 413, "query has 11 characters, and 10 are allowed"),
     ("/rerank", {"query": "a", "texts": ["a"] * 4}, 413, "4 documents, and 3 are allowed: send fewer at once"),
     (
@@ -158,6 +165,28 @@ def test_what_is_no_json(content: bytes, status: int) -> None:
     assert answer.json()["message"]
 
 
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        ({"query": "q", "texts": ["a"] * 10_000}, 413, "10,000 documents, and 1,000 are allowed: send fewer at once"),
+        ({"query": "q", "documents": ["a"] * 300_000}, 413, "300,000 documents, and 1,000 are allowed"),
+        ({"query": "q", "texts": ["a", "b" * 1_000_000]}, 413, "document 1 has 1,000,000 characters, and 100,000 are"),
+        ({"query": "q" * 1_000_000, "texts": ["a"]}, 413, "query has 1,000,000 characters, and 4,000 are allowed"),
+        # Every one of these is a fault; a list of them all would take half a minute.
+        ({"query": "q", "documents": [1] * 500_000}, 422, "documents.0: must be a valid string"),
+        ({"query": "q", "texts": [{}] * 300_000}, 422, "texts.0: a document that is an object needs text"),
+    ],
+)
+def test_too_much_of_everything_is_refused_at_once(body: Any, status: int, message: str) -> None:
+    scorer = WordScorer(VALUES)
+    began = time.process_time()
+    answer = post("/rerank", body, scorer=scorer)
+    assert answer.status_code == status, answer.text
+    assert message in answer.json()["message"]
+    assert time.process_time() - began < 5
+    assert scorer.batches == []
+
+
 def test_a_body_that_does_not_say_its_length_is_cut_short() -> None:
     sent = 0
 
@@ -199,6 +228,37 @@ def test_a_full_queue_is_answered_with_429_and_others_are_served() -> None:
     refused = next(answer for answer in answers if answer.status_code == 429)
     assert refused.headers["retry-after"] == "1"
     assert refused.json()["error_type"] == "overloaded"
+
+
+def test_more_requests_than_there_may_be_are_turned_away_but_not_who_asks_how_things_are() -> None:
+    scorer = WordScorer(VALUES)
+    scorer.gate.clear()
+    body = {"query": "q", "texts": ["good"]}
+
+    async def work(one: httpx2.AsyncClient) -> list[httpx2.Response]:
+        first = asyncio.create_task(one.post("/rerank", json=body))
+        await until_scoring(scorer)
+        others = [await one.post("/rerank", json=body), await one.get("/health"), await one.get("/metrics")]
+        scorer.gate.set()
+        return [await first, *others, await one.post("/rerank", json=body)]
+
+    answers = ask(work, scorer=scorer, limits=LimitsConfig(requests=1))
+    assert [answer.status_code for answer in answers] == [200, 429, 200, 200, 200]
+    assert "1 requests are here" in answers[1].json()["message"]
+    assert answers[1].headers["retry-after"] == "1"
+
+
+def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+    async def chunks() -> Any:
+        yield b'{"query": '
+        await asyncio.sleep(60)
+
+    headers = {"content-type": "application/json"}
+    limits = LimitsConfig(seconds=0.05)
+    answer = ask(lambda one: one.post("/rerank", content=chunks(), headers=headers), limits=limits)
+    assert (answer.status_code, answer.json()["error_type"]) == (408, "timeout")
+    assert "the body did not come within 0.05 s" in answer.json()["message"]
+    assert answer.headers["connection"] == "close"
 
 
 def test_what_takes_too_long_is_answered_with_503() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from disranker.schema import Pair
-from disranker.serve.batching import Batcher, QueueFull, Stopped
+from disranker.serve.batching import Batcher, Fits, QueueFull, Stopped, by_tokens
 from tests.serve.serving import WordScorer, batcher, until_scoring
 
 VALUES = {"a": 1.0, "b": 2.0, "c": 4.0}
@@ -140,6 +140,89 @@ def test_a_failure_belongs_to_the_requests_of_its_batch() -> None:
     assert later.scores.tolist() == [4.0, 4.0]
 
 
+def test_what_is_left_of_a_request_that_failed_is_not_scored() -> None:
+    scorer = WordScorer({**VALUES, "broken": 0.0})
+
+    async def work() -> None:
+        one = batcher(scorer, tokens_per_batch=4)
+        one.start()
+        with pytest.raises(RuntimeError, match="broke"):
+            await one.score(pairs("broken b", "a", "a", "a", "a"))
+        assert (await one.score(pairs("c"))).scores.tolist() == [4.0]
+        await one.stop()
+
+    asyncio.run(work())
+    assert scorer.batches == [[4], [3]]
+
+
+@pytest.mark.parametrize(
+    ("tokens_per_second", "expected"),
+    [
+        (1.0, ["small", "large", "larger"]),  # small ones overtake what takes longer
+        (1e9, ["large", "small", "larger"]),  # but not what would have been done before they came
+    ],
+)
+def test_turns_are_set_by_when_a_request_came_and_how_long_it_takes(
+    tokens_per_second: float, expected: list[str]
+) -> None:
+    scorer = WordScorer(VALUES)
+    scorer.gate.clear()
+    done: list[str] = []
+
+    async def work() -> None:
+        one = batcher(scorer, tokens_per_batch=3)
+
+        async def ask(name: str, count: int) -> None:
+            await one.score(pairs(*["a"] * count))
+            done.append(name)
+
+        one.start()
+        asked = [asyncio.create_task(ask("first", 1))]
+        await until_scoring(scorer)
+        one._tokens_per_second = tokens_per_second
+        for number, (name, count) in enumerate([("large", 20), ("small", 1), ("larger", 30)], 1):
+            asked.append(asyncio.create_task(ask(name, count)))
+            while len(one._queue) < number:
+                await asyncio.sleep(0.002)
+        scorer.gate.set()
+        await asyncio.gather(*asked)
+        await one.stop()
+
+    asyncio.run(work())
+    assert done == ["first", *expected]
+
+
+def by_padding(budget: int, padding: int) -> Fits:
+    """The rule of padded batches: so many tokens at most, so many of padding."""
+    return lambda num_pairs, num_tokens, longest: (
+        num_pairs * longest <= budget and num_pairs * longest - num_tokens <= padding
+    )
+
+
+def test_batches_of_one_request_are_those_that_its_scorer_would_make() -> None:
+    scorer = WordScorer(VALUES)
+    counts = [9, 9, 8, 8, 7, 3, 3, 2, 1, 1, 30, 28]
+    run(scorer, [pairs(*["a " * count for count in counts])], fits=by_padding(40, 5))
+    assert scorer.batches == [[32], [30], [11, 11, 10], [10, 9], [5, 5, 4, 3, 3]]
+
+
+def test_others_fill_up_a_padded_batch_with_pairs_of_its_length() -> None:
+    scorer = WordScorer(VALUES)
+    requests = [pairs("a a a a", "a a a a"), pairs("a " * 20, "a a a", "a a a a")]
+    assert run(scorer, requests, fits=by_padding(40, 5), wait_seconds=0.2) == [[4.0, 4.0], [20.0, 3.0, 4.0]]
+    assert scorer.batches == [[6, 6, 6, 5], [22]]
+
+
+def test_long_texts_are_tokenized_a_piece_at_a_time() -> None:
+    scorer = WordScorer(VALUES)
+    calls: list[int] = []
+    encode = scorer.encoder.encode
+    scorer.encoder.encode = lambda some: calls.append(len(some)) or encode(some)
+    long = "a " * 30_000
+    assert run(scorer, [pairs("b", long, long, "c", "a")]) == [[2.0, 30_000.0, 30_000.0, 4.0, 1.0]]
+    assert calls == [2, 3]
+
+
 def test_a_score_that_is_no_number_is_a_failure() -> None:
     async def work() -> None:
         one = batcher(WordScorer({"a": float("nan")}))
@@ -190,7 +273,7 @@ def test_threads_are_those_of_the_forward_pass() -> None:
     before = torch.get_num_threads()
 
     async def work() -> float:
-        one = Batcher(Threads(VALUES), tokens_per_batch=8, wait_seconds=0.0, max_queued_pairs=9, threads=3)
+        one = Batcher(Threads(VALUES), fits=by_tokens(8), wait_seconds=0.0, max_queued_pairs=9, threads=3)
         one.start()
         found = await one.score(pairs("a"))
         await one.stop()

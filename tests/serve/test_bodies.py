@@ -4,16 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
-import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
-import httpx2
 import pytest
 import schemathesis
-import uvicorn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
@@ -26,11 +21,8 @@ from schemathesis.specs.openapi.checks import (
 from disranker.config.serve import LimitsConfig
 from disranker.models.bundle import save_bundle
 from disranker.models.scorer import Scorer
-from disranker.serve.app import create_app
-from disranker.serve.metrics import Metrics
-from disranker.serve.reranker import Reranker
 from tests.export.students import build
-from tests.serve.serving import batcher, client
+from tests.serve.serving import client, listening
 
 # Any code point, halves of surrogate pairs too: JSON can spell them all.
 TEXTS = st.one_of(
@@ -111,22 +103,8 @@ def test_any_body_has_a_documented_answer(scorer: Scorer) -> None:
 
 @pytest.fixture(scope="module")
 def address(scorer: Scorer) -> Iterator[str]:
-    """A server on a socket of its own, in a thread."""
-    metrics = Metrics()
-    reranker = Reranker(batcher(scorer, max_queued_pairs=2000), metrics)
-    limits = LimitsConfig(queued_pairs=2000)
-    server = uvicorn.Server(
-        uvicorn.Config(create_app(reranker, name="ours", backend="torch", limits=limits), log_level="error")
-    )
-    listening = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    deadline = time.monotonic() + 30
-    while not server.started and time.monotonic() < deadline:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with listening(scorer) as server:
+        yield server.url
 
 
 @pytest.mark.slow
@@ -143,14 +121,3 @@ def test_the_openapi_page_is_kept(address: str) -> None:
             case.call_and_validate(checks=checks, timeout=10)
 
         hold()
-
-
-def test_a_client_that_hangs_up_harms_nobody(address: str) -> None:
-    host, port = address.removeprefix("http://").split(":")
-    body = json.dumps({"query": "zor", "texts": ["bax"] * 50}).encode()
-    head = f"POST /rerank HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    for sent in (head.encode() + body, head.encode() + body[:20], b"no http at all\r\n\r\n"):
-        with socket.create_connection((host, int(port))) as connection:
-            connection.sendall(sent)
-    answer = httpx2.post(f"{address}/rerank", json={"query": "zor", "texts": ["bax"]}, timeout=10)
-    assert answer.status_code == 200

@@ -32,6 +32,11 @@ from disranker.settings import SettingsError
         ),
         (["--cascade.uncertain_file", "u"], "cascade.threshold: required"),
         (["--cascade.uncertain_file", "u", "--cascade.threshold", "1", "--cascade.documents", "1"], "documents"),
+        (
+            ["--cascade.teacher", "/", "--cascade.threshold", "1", "--cascade.seconds", "30"],
+            "cascade.seconds = 30 is no less than limits.seconds = 30",
+        ),
+        (["--limits.documents", "20000", "--limits.queued_pairs", "20000"], "limits.documents"),
         (["--port", "70000"], "port"),
         (["--wait_milliseconds", "-1"], "wait_milliseconds"),
     ],

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from pathlib import Path
 from typing import Any, Literal
@@ -163,3 +164,64 @@ def test_another_file_is_not_appended_to(tmp_path: Path) -> None:
     file.write_text('{"a": 1}\n')
     with pytest.raises(ValueError, match=r"other\.jsonl:1 is no row of uncertain pairs"):
         UncertainFile(file, max_bytes=1000)
+
+
+def test_a_last_line_that_was_cut_short_is_taken_away(tmp_path: Path) -> None:
+    file = UncertainFile(tmp_path / "uncertain.jsonl", max_bytes=10_000)
+    pairs = [Pair("q", "", "one"), Pair("q", "", "two")]
+    assert file.append(pairs, [0.5, 1.0], None) == 2
+    whole = file.path.read_bytes()
+    file.path.write_bytes(whole[:-9])
+    again = UncertainFile(file.path, max_bytes=10_000)
+    assert file.path.read_bytes() == whole[: whole.index(b"\n") + 1]
+    assert again.append(pairs, [0.5, 1.0], None) == 1
+    assert file.path.read_bytes() == whole
+
+
+def test_what_could_not_be_written_is_neither_remembered_nor_half_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = UncertainFile(tmp_path / "uncertain.jsonl", max_bytes=10_000)
+    assert file.append([Pair("q", "", "one")], [0.5], None) == 1
+    whole = file.path.read_bytes()
+
+    class Full(io.FileIO):
+        def write(self, data: Any) -> int:
+            super().write(bytes(data)[:7])
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", lambda self, mode: Full(self, mode))
+        with pytest.raises(OSError, match="No space left"):
+            file.append([Pair("q", "", "two")], [1.0], None)
+    assert file.path.read_bytes() == whole
+    assert file.append([Pair("q", "", "two")], [1.0], None) == 1
+    # Nor does a full file fill the memory with what it does not take.
+    full = UncertainFile(file.path, max_bytes=1)
+    assert full.append([Pair("q", "", "three")], [1.0], None) == 0
+    assert len(full._seen) == 2
+
+
+class BrokenTeacher(WordScorer):
+    def score_tokens(self, tokens: Any) -> Any:
+        raise RuntimeError("the teacher broke")
+
+
+@pytest.mark.parametrize(
+    ("teacher", "changed", "why"),
+    [
+        (BrokenTeacher(TEACHER), {}, "failed"),
+        (WordScorer(TEACHER, seconds=0.5), {"seconds": 0.05}, "late"),
+        (WordScorer(TEACHER | {"two": float("nan")}), {}, "failed"),
+    ],
+)
+def test_a_teacher_that_does_not_answer_leaves_the_student_s_order(
+    teacher: WordScorer, changed: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "uncertain.jsonl"
+    config = cascade(uncertain_file=str(file), **changed)
+    (answer,), metrics = serve([{"query": "q", "texts": WORDS}], teacher, config)
+    assert [one["index"] for one in answer] == [0, 1, 2, 3, 4]
+    assert f'disranker_teacher_skipped_total{{why="{why}"}} 1.0' in metrics
+    assert "disranker_uncertain_documents_total 0.0" in metrics
+    assert not file.exists()
