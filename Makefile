@@ -8,12 +8,16 @@ VENV := .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # Folder that `make demo` writes; it is made anew.
 OUT ?= demo
+# Environments of other software that opens our exports, one for each file of pins.
+CONSUMERS := .consumers
+CONSUMER_PINS := $(wildcard tests/consumers/requirements/*.txt)
+CONSUMER_ENVIRONMENTS := $(CONSUMER_PINS:tests/consumers/requirements/%.txt=$(CONSUMERS)/%/installed)
 
 export TOKENIZERS_PARALLELISM ?= false
 # Threads that wait spin briefly, then sleep: where the cores are shared, spinning on makes everything ten times slower.
 export GOMP_SPINCOUNT ?= 20000
 # The demo and the tests download nothing.
-demo test test-all: export HF_HUB_OFFLINE ?= 1
+demo test test-all test-consumers: export HF_HUB_OFFLINE ?= 1
 
 .PHONY: help
 help: ## Show the targets
@@ -46,6 +50,26 @@ test: $(VENV)/installed ## Run the tests: offline, on CPU, under three minutes
 .PHONY: test-all
 test-all: $(VENV)/models-installed ## Run all tests, with the slow ones and those on real weights
 	$(VENV)/bin/pytest -m ''
+
+# --no-deps: every file of pins is whole, and some consumers forbid versions that they work with.
+$(CONSUMERS)/%/installed: tests/consumers/requirements/%.txt
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	! grep -q '^torch==' $< || $(@D)/bin/pip install -c $< torch
+	$(@D)/bin/pip install --no-deps -r $<
+	touch $@
+
+# --ignore-scripts: they would fetch what CUDA needs.
+$(CONSUMERS)/node/installed: tests/consumers/node/package.json tests/consumers/node/package-lock.json
+	rm -rf $(@D)
+	mkdir -p $(@D)
+	cp $^ $(@D)
+	npm ci --ignore-scripts --prefix $(@D)
+	touch $@
+
+.PHONY: test-consumers
+test-consumers: $(VENV)/installed $(CONSUMER_ENVIRONMENTS) $(CONSUMERS)/node/installed ## Open an export in other software (8 GB of environments, needs Node)
+	CONSUMERS=$(CURDIR)/$(CONSUMERS) $(VENV)/bin/pytest -n 0 --timeout 900 tests/consumers
 
 .PHONY: check
 check: $(VENV)/installed ## Lint, format and type check
