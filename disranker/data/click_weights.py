@@ -200,7 +200,7 @@ def _judge_dwell(chosen: _Selection, columns: LogColumns, config: DwellConfig) -
 def _judge_click_through(
     chosen: _Selection, columns: LogColumns, config: ClickThroughConfig, propensity: Floats | None
 ) -> None:
-    pair = np.unique(columns.pair, return_inverse=True)[1]
+    pair = _number(columns.pair)
     clicks = np.bincount(pair, columns.clicks)
     impressions = np.bincount(pair, columns.impressions)
     examined = impressions
@@ -220,7 +220,7 @@ def _judge_click_through(
 def _leave_out_near_duplicates(chosen: _Selection, columns: LogColumns, similarity: float, texts: Texts) -> None:
     document, first_row, priority = _number_documents(columns, chosen.rows)
     signatures = sign(texts(first_row), len(first_row))
-    del first_row  # every byte a row is 10 MB of 10 million rows
+    del first_row
     left_out = find_near_duplicates(signatures, priority, similarity)
     keep = np.ones_like(chosen.keep)
     keep[chosen.rows] = ~left_out[document]
@@ -250,18 +250,38 @@ def _number_documents(
 def _draw(chosen: _Selection, name: str, groups: Keys, pairs: Keys, most: int, seed: int) -> None:
     """Keep `most` rows of each group, by a hash of (seed, query, document, how often the pair came before)."""
     rows = chosen.rows
-    repeats = _places(pairs[rows], np.argsort(pairs[rows], kind="stable"))
-    lots = mix(pairs[rows] + mix(repeats.astype(np.uint64) ^ np.uint64(stable_seed("evidence", seed))))
+    lots = pairs[rows]
+    repeats = _places(lots, np.argsort(lots, kind="stable"))
+    lots += mix(repeats.astype(np.uint64) ^ np.uint64(stable_seed("evidence", seed)))
+    del repeats  # every byte a row is 10 MB of 10 million rows
+    lots = mix(lots)
+    kept = groups[rows]
+    order = np.lexsort((lots, kept))
+    del lots
     keep = np.ones_like(chosen.keep)
-    keep[rows] = _places(groups[rows], np.lexsort((lots, groups[rows]))) < most
+    keep[rows] = _places(kept, order) < most
     chosen.narrow(name, keep, f"{most:,} at most")
 
 
-def _places(groups: Keys, order: NDArray[np.int64]) -> NDArray[np.int64]:
+def _number(keys: Keys) -> NDArray[np.int32]:
+    """[R] the number of each row's key, in the order of keys; `np.unique` takes twice the memory for it."""
+    order = np.argsort(keys)
+    number = np.empty(len(keys), dtype=np.int32)
+    number[order] = np.cumsum(_begins(keys[order]), dtype=np.int32) - 1
+    return number
+
+
+def _begins(arranged: Keys) -> NDArray[np.bool_]:
+    """[R] where another value begins."""
+    begins = np.ones(len(arranged), dtype=np.bool_)
+    np.not_equal(arranged[1:], arranged[:-1], out=begins[1:])
+    return begins
+
+
+def _places(groups: Keys, order: NDArray[np.int64]) -> NDArray[np.int32]:
     """The place of each row in its group, from 0, where `order` sorts the rows by group."""
-    arranged = groups[order]
-    starts = np.flatnonzero(np.concatenate([[True], arranged[1:] != arranged[:-1]]))
-    sizes = np.diff(np.append(starts, len(order)))
-    places = np.empty(len(order), dtype=np.int64)
-    places[order] = np.arange(len(order)) - np.repeat(starts, sizes)
+    starts = np.flatnonzero(_begins(groups[order]))
+    places = np.empty(len(order), dtype=np.int32)
+    places[order] = np.arange(len(order), dtype=np.int32)
+    places[order] -= np.repeat(starts.astype(np.int32), np.diff(np.append(starts, len(order))))
     return places
