@@ -4,11 +4,11 @@
     python docs/examples/retrieve_and_rerank.py --export demo/student-onnx --judged demo/world/judged.test.parquet
 
 `disranker demo --out demo` makes both; any export and any judged file will do.  All documents of the judged file are
-indexed together, title and summary joined as the ranker reads them.  Printed are one query as a user would see it, and
-nDCG@10 of both orders over all queries.  The judged file says nothing of a query's documents that were found but not
-judged, so these are left out of both orders.  The demo's student has only learnt from documents close to their query, and
-may put one in front that is far off: train a ranker of your own on what your engine retrieves.  The script needs nothing
-of disranker.  The index splits texts where blanks and signs are; Chinese wants a tokenizer of its own.
+indexed together, title and summary joined as the ranker reads them.  Printed are one query as a user would see it,
+and nDCG@10 of both orders over all queries.  The judged file says nothing of a query's documents that were found but
+not judged, so these are left out of both orders.  The demo's student has only learnt from documents close to their
+query, and may put one in front that is far off: train a ranker of your own on what your engine retrieves.  The script
+needs nothing of disranker.  The index splits texts where blanks and signs are; Chinese wants a tokenizer of its own.
 """
 
 from __future__ import annotations
