@@ -49,7 +49,7 @@ test: $(VENV)/installed ## Run the tests: offline, on CPU, under three minutes
 
 .PHONY: test-all
 test-all: $(VENV)/models-installed ## Run all tests, with the slow ones and those on real weights
-	$(VENV)/bin/pytest -m ''
+	$(VENV)/bin/pytest -m '' --hypothesis-profile=all
 
 # --no-deps: every file of pins is whole, and some consumers forbid versions that they work with.
 $(CONSUMERS)/%/installed: tests/consumers/requirements/%.txt

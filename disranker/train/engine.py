@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from disranker import dist
 from disranker.config.parts import ModelConfig, OptimConfig, TrainingConfig
@@ -65,6 +67,17 @@ class Trained:
     """The dev measure of the saved weights; None without evaluation."""
 
 
+@contextmanager
+def _linear_left_alone() -> Iterator[None]:
+    # Under ZeRO-3 DeepSpeed puts a function of its own in the place of torch's, and leaves it there: none can trace it.
+    linear = functional.linear
+    try:
+        yield
+    finally:
+        setattr(functional, "linear", linear)  # noqa: B010
+
+
+@_linear_left_alone()
 def train(
     model: nn.Module,
     objective: Objective,

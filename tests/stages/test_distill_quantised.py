@@ -86,7 +86,7 @@ def test_only_the_last_steps_and_the_dev_set_are_rounded(
     assert all(one["loss"] != other["loss"] for one, other in zip(rounded[FIRST:], plain[FIRST:], strict=True))
 
 
-@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+@pytest.mark.parametrize("zero_stage", [0, 2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("checkpointing", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_zero_and_kills_change_nothing(
     straight: Path,

@@ -348,3 +348,10 @@ def test_no_two_steps_drop_the_same(tmp_path: Path) -> None:
         run("bert-distill", tmp_path / str(seed), model=model, steps=4, seed=seed)
     assert [len(seen) for seen in seeds.values()] == [4, 4]
     assert len({*seeds[0], *seeds[1]}) == 8
+
+
+def test_zero_3_leaves_linear_layers_as_they_were(tmp_path: Path) -> None:
+    """DeepSpeed does not, and an export in the same process could not be traced."""
+    before = torch.nn.functional.linear
+    run("llama-rank", tmp_path, zero_stage=3, steps=1)
+    assert torch.nn.functional.linear is before
