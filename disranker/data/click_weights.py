@@ -137,9 +137,10 @@ def _examined(columns: LogColumns, config: PositionConfig) -> tuple[Floats, str]
 def _shown_at_several_positions(columns: LogColumns, depth: int) -> _Shown:
     """The rows that propensities follow from; of too many, those of pairs that a hash draws."""
     rows = np.flatnonzero((columns.position <= depth) & (columns.impressions > 0))
-    keys, pair = np.unique(columns.pair[rows], return_inverse=True)
-    position = columns.position[rows]
-    lowest, highest = np.full(len(keys), MOST_COUNT), np.zeros(len(keys), dtype=np.int64)
+    keys = columns.pair[rows]
+    pair, position = _number(keys), columns.position[rows]
+    num_pairs = int(pair.max(initial=-1)) + 1
+    lowest, highest = np.full(num_pairs, MOST_COUNT, dtype=np.uint32), np.zeros(num_pairs, dtype=np.uint32)
     np.minimum.at(lowest, pair, position)
     np.maximum.at(highest, pair, position)
     telling = (lowest < highest)[pair]
@@ -150,7 +151,7 @@ def _shown_at_several_positions(columns: LogColumns, depth: int) -> _Shown:
             f"likely positions 1 to {depth} are examined; give propensities or propensities_file"
         )
     if num_telling > _MOST_ROWS:
-        telling &= (mix(keys) < np.uint64(_MOST_ROWS / num_telling * 2**64))[pair]
+        telling &= mix(keys) < np.uint64(_MOST_ROWS / num_telling * 2**64)
     rows = rows[telling]
     numbers = np.unique(pair[telling], return_inverse=True)[1]
     return _Shown(
