@@ -13,7 +13,7 @@ Shapes: K channels in, N channels out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,11 +52,7 @@ def write_static(source: Path, file: Path, ranges: Mapping[str, Range]) -> list[
     Raises:
         ImportError: onnx is not installed.
     """
-    surgery = _Surgery.open(source)
-    for site, nodes in find_sites(surgery.model).items():
-        if site in ranges:
-            surgery.round_statically(site, nodes, ranges[site])
-    return surgery.save(file)
+    return _write(source, file, ranges, _Surgery.round_statically)
 
 
 def write_dynamic(source: Path, file: Path, ranges: Mapping[str, Range]) -> list[str]:
@@ -67,11 +63,7 @@ def write_dynamic(source: Path, file: Path, ranges: Mapping[str, Range]) -> list
     Raises:
         ImportError: onnx is not installed.
     """
-    surgery = _Surgery.open(source)
-    for site, nodes in find_sites(surgery.model).items():
-        if site in ranges:
-            surgery.round_dynamically(site, nodes, ranges[site])
-    return surgery.save(file)
+    return _write(source, file, ranges, _Surgery.round_dynamically)
 
 
 @dataclass
@@ -171,6 +163,19 @@ class _Surgery:
 
         self.model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
         return name
+
+
+def _write(
+    source: Path,
+    file: Path,
+    ranges: Mapping[str, Range],
+    round_site: Callable[[_Surgery, str, list[NodeProto], Range], None],
+) -> list[str]:
+    surgery = _Surgery.open(source)
+    for site, nodes in find_sites(surgery.model).items():
+        if site in ranges:
+            round_site(surgery, site, nodes, ranges[site])
+    return surgery.save(file)
 
 
 def _node(kind: str, inputs: list[str], output: str, **attributes: Any) -> NodeProto:
