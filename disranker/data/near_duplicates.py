@@ -16,7 +16,7 @@ State: 64 bytes a document.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ PIECE_CHARS = 5
 _SIDE = 8  # of the square; its lines are bands
 _CHARS_PER_BLOCK = 1 << 16  # what fits the cache of a processor core
 _ROWS_PER_BLOCK = 1 << 16
+_DOCUMENTS_AT_ONCE = 1 << 20  # that are sorted; they take 60 bytes each while they are
 _LIKE_BY_CHANCE = 1 / 256
 
 _RNG = np.random.default_rng(0)
@@ -105,11 +106,13 @@ def find_near_duplicates(
     like_N = np.arange(num_documents, dtype=np.int32)  # the most important document that each was found to be like
     for band in range(2 * _SIDE):
         line = slice(_SIDE * band, _SIDE * (band + 1)) if band < _SIDE else slice(band - _SIDE, None, _SIDE)
-        members, leaders = _meet(np.ascontiguousarray(signatures_NK[:, line]).view(np.uint64)[:, 0], priority_N)
-        better = priority_N[leaders] < priority_N[like_N[members]]
-        members, leaders = members[better], leaders[better]
-        alike = similarities(signatures_NK, members, leaders) >= similarity
-        like_N[members[alike]] = leaders[alike]
+        for documents in _parts(np.ascontiguousarray(signatures_NK[:, line.start])):
+            keys = np.ascontiguousarray(signatures_NK[documents, line]).view(np.uint64)[:, 0]
+            members, leaders = _meet(documents, keys, priority_N)
+            better = priority_N[leaders] < priority_N[like_N[members]]
+            members, leaders = members[better], leaders[better]
+            alike = similarities(signatures_NK, members, leaders) >= similarity
+            like_N[members[alike]] = leaders[alike]
     left_out = np.zeros(num_documents, dtype=np.bool_)
     has_like = like_N != np.arange(num_documents)
     while True:
@@ -120,15 +123,25 @@ def find_near_duplicates(
         left_out = now
 
 
-def _meet(keys_N: NDArray[np.uint64], priority_N: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The documents that share their key with others, and for each the most important one with that key."""
-    order = np.argsort(keys_N)
-    arranged = keys_N[order]
+def _parts(values_N: NDArray[np.uint8]) -> Iterator[NDArray[np.int64]]:
+    """All documents in parts that can be sorted one by one: those of the same value are in the same part."""
+    num_parts = min(256, 1 + len(values_N) // _DOCUMENTS_AT_ONCE)
+    part_N = (values_N.astype(np.uint16) * num_parts >> 8).astype(np.uint8)
+    for part in range(num_parts):
+        yield np.flatnonzero(part_N == part)
+
+
+def _meet(
+    documents: NDArray[np.int64], keys: NDArray[np.uint64], priority_N: NDArray[np.int32]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Those of the documents that share their key with others, and for each the most important one with that key."""
+    order = np.argsort(keys)
+    arranged = keys[order]
     starts = np.ones(len(order), dtype=np.bool_)
     np.not_equal(arranged[1:], arranged[:-1], out=starts[1:])
     shared = ~starts
     shared[:-1] |= ~starts[1:]
-    members, starts = order[shared], starts[shared]
+    members, starts = documents[order[shared]], starts[shared]
     group = np.cumsum(starts) - 1
     members = members[np.lexsort((priority_N[members], group))]
     return members, members[np.flatnonzero(starts)[group]]

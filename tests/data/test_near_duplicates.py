@@ -104,3 +104,16 @@ def test_a_chain_of_small_differences_leads_not_far() -> None:
 def test_no_document_and_one() -> None:
     assert find_near_duplicates(sign(iter([]), 0), numbers(0), 0.9).tolist() == []
     assert find_near_duplicates(sign(iter(["x"]), 1), numbers(1), 0.9).tolist() == [False]
+
+
+def test_documents_sorted_in_parts_are_those_sorted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    originals = [random_text(rng, 200) for _ in range(100)]
+    copies = [text[:at] + "#" + text[at + 1 :] for text in originals for at in rng.integers(0, 200, 5).tolist()]
+    signatures = sign(iter(originals + copies), 600)
+    priority = rng.permutation(600).astype(np.int32)
+    at_once = find_near_duplicates(signatures, priority, 0.9)
+    assert 300 < at_once.sum() < 600
+    for size in (1, 37, 300):
+        monkeypatch.setattr("disranker.data.near_duplicates._DOCUMENTS_AT_ONCE", size)
+        assert (find_near_duplicates(signatures, priority, 0.9) == at_once).all()
