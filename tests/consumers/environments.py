@@ -9,6 +9,9 @@ COLLECTED = "CONSUMERS" in os.environ
 """Whether these tests run: the environment variable names the folder of all environments."""
 ENVIRONMENTS = Path(os.environ.get("CONSUMERS", Path(__file__).resolve().parents[2] / ".consumers"))
 
+SILENT = {"HF_HUB_OFFLINE": "1", "DO_NOT_TRACK": "1", "HAYSTACK_TELEMETRY_ENABLED": "false"}
+"""Environment variables under which no consumer asks or tells anybody anything."""
+
 
 def python_of(environment: str) -> Path:
     """The interpreter of an environment.

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from disranker.serve import load
-from tests.consumers.environments import python_of
+from tests.consumers.environments import SILENT, python_of
 from tests.consumers.serving import MODEL, free_port, start_server
 
 START_SECONDS = 180
@@ -34,7 +34,7 @@ def start_infinity(export: Path, threads: int) -> Iterator[str]:
     command = [str(python_of("infinity").with_name("infinity_emb")), "v2", "--model-id", str(export.resolve())]
     command += ["--engine", "torch", "--device", "cpu", "--no-bettertransformer", "--no-compile"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", MODEL, "--log-level", "error"]
-    variables = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    variables = {**os.environ, **SILENT, "OMP_NUM_THREADS": str(threads)}
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, env=variables) as process:
         try:
             _wait(process, f"http://127.0.0.1:{port}/health")

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.consumers.environments import node_modules, python_of
+from tests.consumers.environments import SILENT, node_modules, python_of
 
 WORKERS = Path(__file__).resolve().parent / "workers"
 
@@ -82,7 +82,7 @@ def start_worker(name: str, environment: str | None, folder: Path, *options: str
         command = [str(python_of(environment)) if environment else sys.executable, str(script)]
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     limits = dict.fromkeys(("OMP_NUM_THREADS", "RAYON_NUM_THREADS"), str(threads))
-    variables = {**kept, **limits, "TOKENIZERS_PARALLELISM": "true", "HF_HUB_OFFLINE": "1"}
+    variables = {**kept, **limits, **SILENT, "TOKENIZERS_PARALLELISM": "true"}
     command += [str(folder), "--threads", str(threads), *options]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(command, text=True, encoding="utf-8", env=variables, **pipes) as process:

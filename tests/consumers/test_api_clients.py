@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from disranker.models.scorer import Scorer
 from disranker.schema import Pair
-from tests.consumers.environments import python_of
+from tests.consumers.environments import SILENT, python_of
 from tests.consumers.scores import Result, read_golden, sigmoid
 from tests.consumers.serving import MODEL, start_server
 
@@ -43,7 +44,10 @@ def ask(client: str, address: str, model: str, query: str, documents: Sequence[s
     script, environment = CLIENTS[client]
     command = [python_of(environment), Path(__file__).with_name("clients") / script, address, model]
     request = json.dumps({"query": query, "documents": list(documents)})
-    done = subprocess.run(command, input=request, stdout=subprocess.PIPE, text=True, check=True, timeout=120)
+    variables = {**os.environ, **SILENT}
+    done = subprocess.run(
+        command, input=request, stdout=subprocess.PIPE, text=True, check=True, timeout=120, env=variables
+    )
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
