@@ -250,7 +250,8 @@ def _read_parquet(path: Path, required: Sequence[str], optional: Sequence[str]) 
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        # Buffered ahead, a file would be held whole in the end: nothing that was read is let go before its last row.
+        with pq.ParquetFile(path, pre_buffer=False) as file:
             header = file.schema_arrow.names
             missing = _missing_columns(path, None, header, required)
             if missing is not None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -31,6 +32,11 @@ GOOD = {"query_id": "q1", "doc_id": "d1", "query": "red shoes", "title": "Shoes"
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path
+
+
+def random_texts(count: int) -> list[str]:
+    rng = random.Random(0)
+    return [rng.randbytes(16).hex() for _ in range(count)]
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]], delimiter: str = ",") -> Path:
@@ -107,6 +113,22 @@ def test_reading_is_streaming(tmp_path: Path) -> None:
     assert next(records).doc_id == "d1"  # the fault of line 2 has not been met yet
     with pytest.raises(InputError):
         next(records)
+
+
+def test_a_parquet_file_is_never_held_whole(tmp_path: Path) -> None:
+    rows_per_group, num_groups = 4096, 15
+    texts = random_texts(rows_per_group)  # there is nothing to compress
+    schema = pa.schema([("query", pa.string()), ("title", pa.string()), ("summary", pa.string())])
+    with pq.ParquetWriter(tmp_path / "clicks.parquet", schema) as writer:
+        for _ in range(num_groups):
+            writer.write_table(pa.table([texts, texts, texts], schema))
+    size = (tmp_path / "clicks.parquet").stat().st_size
+    before, held = pa.total_allocated_bytes(), []
+    for number, _ in enumerate(read_clicks([tmp_path / "clicks.parquet"])):
+        if number % rows_per_group == 0:
+            held.append(pa.total_allocated_bytes() - before)
+    assert len(held) == num_groups
+    assert max(held) < size / 3
 
 
 def test_writing_is_streaming(tmp_path: Path) -> None:
