@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -96,28 +96,29 @@ def stage_files() -> list[Path]:
     return sorted(path for folder in STAGE_FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
 
-def read_imports(source: str, module: str, is_package: bool, *, top_only: bool = False) -> Iterator[tuple[str, int]]:
+@cache
+def read_imports(source: str, module: str, is_package: bool, *, top_only: bool = False) -> list[tuple[str, int]]:
     """Dotted names that a source imports, with lines; `from a import b` gives `a.b`; `if TYPE_CHECKING` counts too.
 
     With `top_only` those inside functions are left out.
     """
+    imports = []
     waiting: list[ast.AST] = [ast.parse(source)]
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield alias.name, node.lineno
+            imports += [(alias.name, node.lineno) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
                 home = module.split(".") if is_package else module.split(".")[:-1]
                 home = home[: len(home) - node.level + 1]
                 base = ".".join([*home, base] if base else home)
-            for alias in node.names:
-                yield f"{base}.{alias.name}", node.lineno
+            imports += [(f"{base}.{alias.name}", node.lineno) for alias in node.names]
         elif top_only and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             continue
         waiting.extend(ast.iter_child_nodes(node))
+    return imports
 
 
 def longest_known(name: str, known: set[str]) -> str | None:
@@ -142,11 +143,11 @@ def tier_of(module: str) -> int:
 
 def read_edges(files: dict[str, Path], *, top_only: bool = False) -> list[Edge]:
     """All edges between the given modules."""
-    edges = []
+    edges, known = [], set(files)
     for module, path in files.items():
         imports = read_imports(path.read_text("utf-8"), module, path.name == "__init__.py", top_only=top_only)
         for name, line in imports:
-            target = longest_known(name, set(files))
+            target = longest_known(name, known)
             if target is not None and target != module:
                 edges.append((module, target, line))
     return edges
@@ -186,6 +187,11 @@ def edges(modules: dict[str, Path]) -> list[Edge]:
     found = read_edges(modules)
     assert len(found) >= 20, "the walk finds too little to hold anything"
     return found
+
+
+@pytest.fixture(scope="module")
+def edges_at_top(modules: dict[str, Path]) -> list[Edge]:
+    return read_edges(modules, top_only=True)
 
 
 def test_imports_point_down_the_tiers(edges: list[Edge]) -> None:
@@ -231,15 +237,16 @@ def test_stage_folders_are_no_packages() -> None:
 
 
 @pytest.mark.parametrize("light", sorted(LIGHT))
-def test_light_modules_import_little_at_their_top(light: str, modules: dict[str, Path]) -> None:
+def test_light_modules_import_little_at_their_top(
+    light: str, modules: dict[str, Path], edges_at_top: list[Edge]
+) -> None:
     """Also through the modules of ours that they import."""
-    edges = read_edges(modules, top_only=True)
     reached = {module for module in modules if within(module, light)}
     assert reached, f"{light} is gone: mend LIGHT"
     waiting = list(reached)
     while waiting:
         module = waiting.pop()
-        for who, target, _ in edges:
+        for who, target, _ in edges_at_top:
             if who == module and target not in reached:
                 reached.add(target)
                 waiting.append(target)

@@ -146,11 +146,11 @@ def test_trec_files(beir: Path, tmp_path: Path) -> None:
 
 
 def test_an_ungrouped_file_is_grouped_and_a_grouped_one_kept(tmp_path: Path) -> None:
-    rows = [Judgment(f"q{i % 3}", f"d{i}", f"query {i % 3}", "t", "", i % 2) for i in range(10_000)]
+    rows = [Judgment(f"q{i % 90:02}", f"d{i}", f"query {i % 90}", "t", "", i % 2) for i in range(9000)]
     path = tmp_path / "train.jsonl"
     path.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
     result = import_source(path, tmp_path / "out")
-    assert result["files"] == {"judged.train.parquet": {"rows": 10_000, "queries": 3}}
+    assert result["files"] == {"judged.train.parquet": {"rows": 9000, "queries": 90}}
     read = list(read_judged(tmp_path / "out" / "judged.train.parquet"))
     assert read == sorted(rows, key=lambda row: row.query_id)  # stable: documents keep their order
     again = import_source(tmp_path / "out" / "judged.train.parquet", tmp_path / "again")

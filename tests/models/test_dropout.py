@@ -72,7 +72,7 @@ def test_attention_with_dropout_is_attention_in_the_mean() -> None:
             0
         ]
 
-    draws = 4000
+    draws = 2000
     drawn = torch.stack([attended(0.2) for _ in range(draws)])
     assert drawn.std(0).min() > 1e-3
     assert ((drawn.mean(0) - attended(0.0)).abs() / drawn.std(0)).max() < 5 / math.sqrt(draws)
