@@ -32,7 +32,7 @@ class LimitsConfig(Settings):
     queued_pairs: Positive = 4000
     """Pairs that wait or are being scored; a request that would take them beyond is answered with 429."""
     seconds: Seconds = 30.0
-    """Time that a body has to come (408), and time that its scores have (503)."""
+    """Time that a body has to come (408), and time that its scores have: 503 after it, and 429 where it is foreseen."""
 
     @model_validator(mode="after")
     def _the_queue_takes_a_request(self) -> Self:

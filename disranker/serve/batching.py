@@ -47,7 +47,7 @@ class Observer(Protocol):
 
 
 class QueueFull(Exception):
-    """The queue has no room for this request."""
+    """The queue has no room for this request, or no time."""
 
 
 class Stopped(Exception):
@@ -125,6 +125,7 @@ class Batcher:
         fits: Fits,
         wait_seconds: float,
         max_queued_pairs: int,
+        max_seconds: float,
         threads: int | None = None,
         observer: Observer | None = None,
     ) -> None:
@@ -132,6 +133,8 @@ class Batcher:
         self.fits = fits
         self.wait_seconds = wait_seconds
         self.max_queued_pairs = max_queued_pairs
+        self.max_seconds = max_seconds
+        """What whoever asks would wait at most: a request that will take longer is refused when it comes."""
         self.num_queued_pairs = 0
         """Pairs of requests that have no answer yet."""
         self._observer = observer
@@ -168,7 +171,7 @@ class Batcher:
         """The scores of a request's pairs, once it has its turn; whoever is cancelled leaves the queue.
 
         Raises:
-            QueueFull: there is no room for so many pairs.
+            QueueFull: there is no room for so many pairs, or no time.
             Stopped: the batcher is stopping.
         """
         if not self.is_open:
@@ -195,6 +198,7 @@ class Batcher:
                 done=loop.create_future(),
                 scores=np.empty(len(tokens), dtype=np.float32),
             )
+            self._refuse_what_comes_too_late(request)
             insort(self._queue, request, key=lambda one: one.turn)
             self._changed.set()
             await request.done
@@ -205,6 +209,20 @@ class Batcher:
                 self._drop([request])
             # The last one that was waited for may be gone.
             self._changed.set()
+
+    def _refuse_what_comes_too_late(self, request: _Request) -> None:
+        """Raise QueueFull for what nobody would wait for, before work goes into it that others wait for."""
+        before = [one for one in self._queue if one.turn <= request.turn]
+        # With nothing before it, it is always taken: a speed that was measured in a bad moment would stay for good.
+        if not before or self._tokens_per_second is None:
+            return
+        num_tokens = sum(one.length(index) for one in [*before, request] for index in one.left)
+        seconds = num_tokens / self._tokens_per_second
+        if seconds > self.max_seconds:
+            raise QueueFull(
+                f"this would take {seconds:.0f} seconds with what waits before it, and may take no more than "
+                f"{self.max_seconds:g}: come back in a moment"
+            )
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()

@@ -276,7 +276,8 @@ def run(args: argparse.Namespace, servers: Mapping[str, str], *, field_name: str
     rows = run_servers(servers, requests, field_name=field_name, **sent)
     if args.out is not None:
         lengths = [len(text.split()) for _, texts in requests for text in texts]
-        told = {**sent, "documents": args.documents, "words": statistics.mean(lengths), "candidates": args.candidates}
+        source = args.candidates and str(args.candidates)
+        told = {**sent, "documents": args.documents, "words": statistics.mean(lengths), "candidates": source}
         write_json(args.out, {"requests": told, "rows": [asdict(row) for row in rows]})
     return int(any(not row.requests or set(row.failures) - {"429"} for row in rows))
 

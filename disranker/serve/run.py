@@ -68,7 +68,7 @@ def serve(config: ServeConfig) -> int:
     teacher = None
     if config.cascade is not None and config.cascade.teacher is not None:
         looker = load_scorer(config.cascade.teacher, config)
-        teacher = make_batcher(looker, config, metrics.of_ranker("teacher"))
+        teacher = make_batcher(looker, config, config.cascade.seconds, metrics.of_ranker("teacher"))
         metrics.backend("teacher", describe_backend(looker))
         print(f"  teacher  {describe_backend(looker)}; {warm_up(looker, tokens_per_batch(config))}", flush=True)
     if config.cascade is not None:
@@ -76,7 +76,10 @@ def serve(config: ServeConfig) -> int:
         kept = f"; kept in {told.uncertain_file}" if told.uncertain_file else ""
         print(f"  cascade  {told.rule} up to {told.threshold:g}, at most {told.documents} documents of a request{kept}")
     reranker = Reranker(
-        make_batcher(scorer, config, metrics.of_ranker("student")), metrics, cascade=config.cascade, teacher=teacher
+        make_batcher(scorer, config, config.limits.seconds, metrics.of_ranker("student")),
+        metrics,
+        cascade=config.cascade,
+        teacher=teacher,
     )
     app = create_app(reranker, name=name, backend=backend, limits=config.limits)
     server = make_server(app, limits=config.limits, stop_seconds=config.stop_seconds)
@@ -141,13 +144,14 @@ def tokens_per_batch(config: ServeConfig) -> int:
     return config.tokens_per_batch or DEFAULT_TOKENS_PER_BATCH[dist.device().type]
 
 
-def make_batcher(scorer: Scorer | ExportScorer, config: ServeConfig, observer: Any) -> Batcher:
+def make_batcher(scorer: Scorer | ExportScorer, config: ServeConfig, max_seconds: float, observer: Any) -> Batcher:
     """The queue in front of a scorer."""
     return Batcher(
         scorer,
         fits=scorer.fits if isinstance(scorer, ExportScorer) else by_tokens(tokens_per_batch(config)),
         wait_seconds=config.wait_milliseconds / 1000,
         max_queued_pairs=config.limits.queued_pairs,
+        max_seconds=max_seconds,
         threads=config.threads,
         observer=observer,
     )

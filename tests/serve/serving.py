@@ -65,7 +65,8 @@ async def until_scoring(scorer: WordScorer) -> None:
 
 def batcher(scorer: Any, *, tokens_per_batch: int = 64, **changed: Any) -> Batcher:
     """A batcher with small limits, whose batches are filled by tokens unless told otherwise (`fits`)."""
-    settings: dict[str, Any] = {"fits": by_tokens(tokens_per_batch), "wait_seconds": 0.0, "max_queued_pairs": 200}
+    settings: dict[str, Any] = {"fits": by_tokens(tokens_per_batch), "wait_seconds": 0.0}
+    settings |= {"max_queued_pairs": 200, "max_seconds": 60.0}
     return Batcher(scorer, **{**settings, **changed})
 
 

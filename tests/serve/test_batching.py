@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from disranker.schema import Pair
-from disranker.serve.batching import Batcher, Fits, QueueFull, Stopped, by_tokens
+from disranker.serve.batching import Fits, QueueFull, Stopped
 from tests.serve.serving import WordScorer, batcher, until_scoring
 
 VALUES = {"a": 1.0, "b": 2.0, "c": 4.0}
@@ -100,6 +100,34 @@ def test_beyond_its_bound_the_queue_refuses_at_once_and_takes_again_later() -> N
     asyncio.run(work())
 
 
+def test_what_would_come_too_late_is_refused_at_once() -> None:
+    scorer = WordScorer(VALUES)
+    scorer.gate.clear()
+
+    async def work() -> None:
+        one = batcher(scorer, tokens_per_batch=3, max_seconds=5.0)
+        one.start()
+        asked = [asyncio.create_task(one.score(pairs("a")))]
+        await until_scoring(scorer)
+        one._tokens_per_second = 10.0
+        # Longer than it may take, but nobody waits before it, and the speed may be wrong.
+        asked.append(asyncio.create_task(one.score(pairs(*["a"] * 20))))
+        while not one._queue:
+            await asyncio.sleep(0.002)
+        with pytest.raises(QueueFull, match=r"would take 12 seconds .* no more than 5: come back"):
+            await one.score(pairs(*["a"] * 20))
+        # A small one does not wait for the large one.
+        asked.append(asyncio.create_task(one.score(pairs("a"))))
+        while len(one._queue) < 2:
+            await asyncio.sleep(0.002)
+        assert one.num_queued_pairs == 22
+        scorer.gate.set()
+        assert [len(found.scores) for found in await asyncio.gather(*asked)] == [1, 20, 1]
+        await one.stop()
+
+    asyncio.run(work())
+
+
 def test_a_request_that_is_given_up_leaves_the_queue() -> None:
     scorer = WordScorer(VALUES)
     scorer.gate.clear()
@@ -170,7 +198,7 @@ def test_turns_are_set_by_when_a_request_came_and_how_long_it_takes(
     done: list[str] = []
 
     async def work() -> None:
-        one = batcher(scorer, tokens_per_batch=3)
+        one = batcher(scorer, tokens_per_batch=3, max_seconds=1000.0)
 
         async def ask(name: str, count: int) -> None:
             await one.score(pairs(*["a"] * count))
@@ -273,7 +301,7 @@ def test_threads_are_those_of_the_forward_pass() -> None:
     before = torch.get_num_threads()
 
     async def work() -> float:
-        one = Batcher(Threads(VALUES), fits=by_tokens(8), wait_seconds=0.0, max_queued_pairs=9, threads=3)
+        one = batcher(Threads(VALUES), threads=3)
         one.start()
         found = await one.score(pairs("a"))
         await one.stop()

@@ -163,6 +163,8 @@ def test_the_command_serves_until_sigterm(
 ) -> None:
     file = tmp_path / "uncertain.jsonl"
     cascade = ["--cascade.teacher", str(bundle), "--cascade.threshold", "100", "--cascade.uncertain_file", str(file)]
+    candidates = tmp_path / "candidates.csv"
+    candidates.write_text("query_id,doc_id,query,title,summary\nq,1,zor,melu,tiv\nq,2,zor,,gon bax\n", encoding="utf-8")
     found: dict[str, Any] = {}
 
     def work(host: str, port: int) -> None:
@@ -172,7 +174,8 @@ def test_the_command_serves_until_sigterm(
         small = ["--clients", "2", "--seconds", "0.2", "--documents", "3", "--words", "4", "--rounds", "2"]
         url = f"http://{host}:{port}"
         found["load"] = load_main([f"a={url}", f"b={url}", *small, "--out", str(tmp_path / "load.json")])
-        found["texts"] = load_main([url, *small, "--field", "texts"])
+        sent = ["--candidates", str(candidates), "--out", str(tmp_path / "texts.json")]
+        found["texts"] = load_main([url, *small, "--field", "texts", *sent])
 
     assert run_command([str(exported), "--name", "mine", "--threads", "1", *cascade], work) == 0
     status, answer = found["answer"]
@@ -189,6 +192,8 @@ def test_the_command_serves_until_sigterm(
     written = json.loads((tmp_path / "load.json").read_text("utf-8"))
     assert [(row["server"], row["clients"], row["failures"]) for row in written["rows"]] == [("a", 2, {}), ("b", 2, {})]
     assert all(row["requests"] > 0 and row["least"] <= row["most"] for row in written["rows"])
+    of_file = json.loads((tmp_path / "texts.json").read_text("utf-8"))["requests"]
+    assert (of_file["candidates"], of_file["words"]) == (str(candidates), 2.0)
     assert len(file.read_text("utf-8").splitlines()) >= 3
     out = capfd.readouterr().out
     assert re.search(rf"^serving .* as 'mine':\n  ranker   {re.escape(backend)}; full batches at ", out)
