@@ -1,10 +1,10 @@
 """Dynamic batching: the pairs of all requests in one queue, scored in batches that the scorer itself would make.
 
 Texts are tokenized in one thread and scored in another, so the event loop only hands over.  While one batch is scored
-the next one gathers; a batch that is not full waits a moment for other requests.  The queue has a bound.  A request's
-turn is set by when it came and by how long it takes: small ones overtake a large one, but none that come later than it
-would have been done by itself.  A request that has its batches to itself gets the very scores that the scorer gives it
-offline.  What is scored and why is not decided here.
+the next one gathers; a batch that is not full waits a moment for other requests.  The queue has a bound, and what it
+could not do in time it refuses at once.  A request's turn is set by when it came and by how long it takes: small ones
+overtake a large one, but none that come later than it would have been done by itself.  A request that has its batches
+to itself gets the very scores that the scorer gives it offline.  What is scored and why is not decided here.
 """
 
 from __future__ import annotations
