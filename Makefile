@@ -44,7 +44,7 @@ demo: $(VENV)/installed ## Run all stages on the built-in search world, from cli
 	$(VENV)/bin/disranker demo --out $(OUT)
 
 .PHONY: test
-test: $(VENV)/installed ## Run the tests: offline, on CPU, three to four minutes on two cores
+test: $(VENV)/installed ## Run the tests: offline, on CPU, in about three minutes on two cores
 	$(VENV)/bin/pytest
 
 .PHONY: test-all
