@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from disranker.teacher import plan as plan_module
 from disranker.teacher.keys import keys_of
 from disranker.teacher.plan import PLAN_FOLDER, Plan, deal, make_plan
 from tests import tiny_runs
+from tests.memory import run_measured
 from tests.teacher.fakes import CANDIDATES, count_tokens
 
 
@@ -139,8 +138,8 @@ def test_no_rank_has_more_than_its_share_and_one_shard(tokens: list[int], num_ra
     assert loads.max() <= sum(tokens) / num_ranks + max(tokens)
 
 
-PEAK = """
-import resource, sys
+SCORE = """
+import sys
 from pathlib import Path
 import numpy as np
 from disranker.schema import Candidate
@@ -159,20 +158,11 @@ def count(pairs):
 score_candidates(
     Teacher({"kind": "fake"}, score, count), candidates, out=Path(sys.argv[1]), input_hash="i", pairs_per_shard=4096
 )
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 
 
 @pytest.mark.slow
-def test_memory_is_flat_in_the_number_of_candidates(tmp_path: Path, checkout: Path) -> None:
+def test_memory_is_flat_in_the_number_of_candidates(tmp_path: Path) -> None:
     """Their texts alone are 50 MB at 100 000 and 150 MB at 300 000; as Python objects twice that."""
-
-    def peak(number: int) -> int:
-        command = [sys.executable, "-c", PEAK, str(tmp_path / str(number)), str(number)]
-        done = subprocess.run(
-            command, cwd=checkout, env=tiny_runs.environment(), capture_output=True, text=True, check=True, timeout=250
-        )
-        return int(done.stdout.splitlines()[-1])
-
-    few, many = peak(100_000), peak(300_000)
-    assert many - few < 40, (few, many)
+    (_, few), (_, many) = (run_measured(SCORE, tmp_path / str(number), str(number)) for number in (100_000, 300_000))
+    assert many - few < 40e6, (few, many)
