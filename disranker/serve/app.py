@@ -218,7 +218,7 @@ def _add_handlers(app: FastAPI, limits: LimitsConfig) -> None:
 
     @app.exception_handler(QueueFull)
     async def full(request: Request, error: QueueFull) -> JSONResponse:
-        return _refuse(429, str(error), {"Retry-After": "1"})
+        return _refuse(429, str(error), {"Retry-After": str(error.retry_after)})
 
     @app.exception_handler(Stopped)
     async def stopped(request: Request, error: Stopped) -> JSONResponse:

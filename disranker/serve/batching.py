@@ -10,10 +10,10 @@ to itself gets the very scores that the scorer gives it offline.  What is scored
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from bisect import insort
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -21,10 +21,8 @@ import torch
 from numpy.typing import NDArray
 
 from disranker.schema import Pair
+from disranker.serve.batch import Batch, Fits, Request
 from disranker.text.encode import PairEncoder, Tokens
-
-Fits = Callable[[int, int, int], bool]
-"""Whether one forward pass takes so many pairs: (pairs, tokens of all, tokens of the longest) -> bool."""
 
 _CHARS_AT_ONCE = 100_000
 """Characters of a request that are tokenized in one go, about a tenth of a second; then others have a turn."""
@@ -49,6 +47,11 @@ class Observer(Protocol):
 class QueueFull(Exception):
     """The queue has no room for this request, or no time."""
 
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        """Seconds after which there will be room for this one and for others."""
+
 
 class Stopped(Exception):
     """The batcher takes no requests any more."""
@@ -62,57 +65,6 @@ class Scored:
     """[pairs] raw logits, in the order of the pairs"""
     num_tokens: int
     """tokens of all its pairs as the model read them"""
-
-
-@dataclass(slots=True, eq=False)
-class _Request:
-    """A request in the queue; its pairs wait longest first, so that neighbours in a batch are about equally long."""
-
-    tokens: list[Tokens]
-    left: list[int]
-    """Pairs that no batch has taken yet."""
-    arrived: float
-    turn: float
-    """When it would be done if it were alone: what the queue is sorted by."""
-    done: asyncio.Future[None]
-    scores: NDArray[np.float32]
-    num_scored: int = 0
-
-    def length(self, index: int) -> int:
-        """Tokens of a pair."""
-        return len(self.tokens[index].ids)
-
-
-@dataclass(slots=True)
-class _Batch:
-    fits: Fits
-    parts: list[tuple[_Request, list[int]]] = field(default_factory=list)
-    num_pairs: int = 0
-    num_tokens: int = 0
-    longest: int = 0
-
-    @property
-    def tokens(self) -> list[Tokens]:
-        return [request.tokens[index] for request, indices in self.parts for index in indices]
-
-    def has_room(self, length: int) -> bool:
-        """Whether a pair of this length fits, too; into an empty batch every pair does."""
-        longest = max(self.longest, length)
-        return not self.num_pairs or self.fits(self.num_pairs + 1, self.num_tokens + length, longest)
-
-    def take(self, request: _Request) -> None:
-        """Take what fits of a request: its longest pairs or, where they are too long for this batch, the next ones."""
-        start = 0
-        if request.left and not self.has_room(request.length(request.left[0])):
-            start = bisect_left(request.left, -self.longest, key=lambda index: -request.length(index))
-        end = start
-        while end < len(request.left) and self.has_room(length := request.length(request.left[end])):
-            self.num_pairs, self.num_tokens = self.num_pairs + 1, self.num_tokens + length
-            self.longest = max(self.longest, length)
-            end += 1
-        if end > start:
-            self.parts.append((request, request.left[start:end]))
-            del request.left[start:end]
 
 
 class Batcher:
@@ -138,8 +90,9 @@ class Batcher:
         self.num_queued_pairs = 0
         """Pairs of requests that have no answer yet."""
         self._observer = observer
-        self._queue: list[_Request] = []
+        self._queue: list[Request] = []
         self._tokens_per_second: float | None = None
+        self._num_tokens_running = 0
         self._changed = asyncio.Event()
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
@@ -179,18 +132,19 @@ class Batcher:
         if self.num_queued_pairs + len(pairs) > self.max_queued_pairs:
             raise QueueFull(
                 f"{self.num_queued_pairs:,} documents are waiting, and no more than {self.max_queued_pairs:,} may: "
-                "come back in a moment"
+                "come back in a moment",
+                self._half_done_in(self._queue),
             )
         self.num_queued_pairs += len(pairs)
         loop = asyncio.get_running_loop()
-        request: _Request | None = None
+        request: Request | None = None
         try:
             tokens: list[Tokens] = []
             for chunk in _chunks(pairs):
                 tokens += await loop.run_in_executor(self._tokenizing, self.scorer.encoder.encode, chunk)
             num_tokens = sum(len(one.ids) for one in tokens)
             arrived = loop.time()
-            request = _Request(
+            request = Request(
                 tokens,
                 left=sorted(range(len(tokens)), key=lambda index: -len(tokens[index].ids)),
                 arrived=arrived,
@@ -210,24 +164,37 @@ class Batcher:
             # The last one that was waited for may be gone.
             self._changed.set()
 
-    def _refuse_what_comes_too_late(self, request: _Request) -> None:
+    def _refuse_what_comes_too_late(self, request: Request) -> None:
         """Raise QueueFull for what nobody would wait for, before work goes into it that others wait for."""
         before = [one for one in self._queue if one.turn <= request.turn]
         # With nothing before it, it is always taken: a speed that was measured in a bad moment would stay for good.
         if not before or self._tokens_per_second is None:
             return
-        num_tokens = sum(one.length(index) for one in [*before, request] for index in one.left)
-        seconds = num_tokens / self._tokens_per_second
+        seconds = self._seconds([*before, request])
         if seconds > self.max_seconds:
             raise QueueFull(
                 f"this would take {seconds:.0f} seconds with what waits before it, and may take no more than "
-                f"{self.max_seconds:g}: come back in a moment"
+                f"{self.max_seconds:g}: come back in a moment",
+                self._half_done_in(before),
             )
+
+    def _seconds(self, requests: Iterable[Request]) -> float:
+        """How long it takes to score what is left of them after the batch that is scored now; 0 as long as unknown."""
+        if self._tokens_per_second is None:
+            return 0.0
+        num_tokens = sum(request.length(index) for request in requests for index in request.left)
+        return (self._num_tokens_running + num_tokens) / self._tokens_per_second
+
+    def _half_done_in(self, requests: Iterable[Request]) -> int:
+        """Whole seconds until half of them are scored: room for all who are turned away, and work until they come."""
+        return max(1, round(self._seconds(requests) / 2))
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
+        before: float | None = None  # when the last batch ended, if others were waiting by then
         while await self._gather():
             batch = self._take()
+            self._num_tokens_running = batch.num_tokens
             began = loop.time()
             try:
                 scores = await loop.run_in_executor(self._scoring, self.scorer.score_tokens, batch.tokens)
@@ -236,11 +203,16 @@ class Batcher:
             except Exception as error:
                 # It belongs to the requests of this batch; the next one may be sound.
                 self._fail([request for request, _ in batch.parts], error)
+                before = None
                 continue
-            seconds = loop.time() - began
-            self._learn_speed(batch.num_tokens / max(seconds, 1e-6))
+            finally:
+                self._num_tokens_running = 0
+            ended = loop.time()
+            # Whoever waits, waits for what happens between two batches, too.
+            self._learn_speed(batch.num_tokens / max(ended - (before or began), 1e-6))
+            before = ended if self._queue else None
             if self._observer is not None:
-                self._observer.batch(len(scores), batch.num_tokens, len(batch.parts), seconds)
+                self._observer.batch(len(scores), batch.num_tokens, len(batch.parts), ended - began)
             self._deliver(batch, scores)
 
     async def _gather(self) -> bool:
@@ -264,7 +236,7 @@ class Batcher:
 
     def _is_full(self) -> bool:
         """Whether what waits is a batch that has no room for one more as long as its longest: nothing to wait for."""
-        batch = _Batch(self.fits)
+        batch = Batch(self.fits)
         for request in self._queue:
             for index in request.left:
                 length = request.length(index)
@@ -274,15 +246,15 @@ class Batcher:
                 batch.longest = max(batch.longest, length)
         return not batch.has_room(batch.longest)
 
-    def _take(self) -> _Batch:
+    def _take(self) -> Batch:
         """The pairs that are scored next: what fits of the request whose turn it is, filled up with others'."""
-        batch = _Batch(self.fits)
+        batch = Batch(self.fits)
         for request in self._queue:
             batch.take(request)
         self._drop(request for request in self._queue if not request.left)
         return batch
 
-    def _drop(self, requests: Iterable[_Request]) -> None:
+    def _drop(self, requests: Iterable[Request]) -> None:
         gone = set(requests)
         self._queue = [request for request in self._queue if request not in gone]
 
@@ -292,13 +264,13 @@ class Batcher:
             tokens_per_second if before is None else _MEMORY * before + (1 - _MEMORY) * tokens_per_second
         )
 
-    def _fail(self, requests: Sequence[_Request], error: Exception) -> None:
+    def _fail(self, requests: Sequence[Request], error: Exception) -> None:
         self._drop(requests)
         for request in requests:
             if not request.done.done():
                 request.done.set_exception(error)
 
-    def _deliver(self, batch: _Batch, scores: NDArray[np.float32]) -> None:
+    def _deliver(self, batch: Batch, scores: NDArray[np.float32]) -> None:
         at = 0
         for request, indices in batch.parts:
             request.scores[indices] = scores[at : at + len(indices)]
@@ -306,11 +278,6 @@ class Batcher:
             at += len(indices)
             if request.num_scored == len(request.tokens) and not request.done.done():
                 request.done.set_result(None)
-
-
-def by_tokens(num_tokens: int) -> Fits:
-    """Batches of at most so many tokens, as a packed forward pass takes them."""
-    return lambda num_pairs, tokens, longest: tokens <= num_tokens
 
 
 def _chunks(pairs: Sequence[Pair]) -> Iterator[list[Pair]]:

@@ -123,12 +123,13 @@ def run_load(url: str, bodies: Sequence[bytes], num_documents: Sequence[int], nu
         at = client * len(bodies) // num_clients
         while time.perf_counter() - began < seconds:
             body = bodies[at % len(bodies)]
-            sent = time.perf_counter()
+            sent, pause = time.perf_counter(), 0.05
             try:
                 connection.request("POST", path, body, _HEADERS)
                 answer = connection.getresponse()
                 answer.read()
                 outcome = str(answer.status)
+                pause = float(answer.getheader("Retry-After", pause))
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
                 outcome = type(error).__name__
@@ -139,8 +140,8 @@ def run_load(url: str, bodies: Sequence[bytes], num_documents: Sequence[int], nu
                     load.num_documents += num_documents[at % len(bodies)]
                 else:
                     load.failures[outcome] += 1
-            if outcome != "200":
-                time.sleep(0.05)  # a client that is turned away comes back in a moment, as it was asked to
+            if outcome != "200":  # a client that is turned away comes back when it was asked to, if that is in time
+                time.sleep(max(0.0, min(pause, began + seconds - time.perf_counter())))
             at += 1
         connection.close()
 

@@ -19,7 +19,8 @@ from disranker.export.manifest import MANIFEST_NAME
 from disranker.export.scorer import ExportScorer
 from disranker.models.scorer import DEFAULT_TOKENS_PER_BATCH, Scorer
 from disranker.schema import Pair
-from disranker.serve.batching import Batcher, by_tokens
+from disranker.serve.batch import by_tokens
+from disranker.serve.batching import Batcher
 
 if TYPE_CHECKING:
     import uvicorn

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from disranker.config.serve import LimitsConfig, ServedCascadeConfig
 from disranker.schema import Pair
 from disranker.serve.app import create_app
-from disranker.serve.batching import Batcher, by_tokens
+from disranker.serve.batch import by_tokens
+from disranker.serve.batching import Batcher
 from disranker.serve.metrics import Metrics
 from disranker.serve.reranker import Reranker
 from disranker.serve.run import make_server

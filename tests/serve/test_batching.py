@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from disranker.schema import Pair
-from disranker.serve.batching import Fits, QueueFull, Stopped
+from disranker.serve.batch import Fits
+from disranker.serve.batching import QueueFull, Stopped
 from tests.serve.serving import WordScorer, batcher, until_scoring
 
 VALUES = {"a": 1.0, "b": 2.0, "c": 4.0}
@@ -114,8 +115,10 @@ def test_what_would_come_too_late_is_refused_at_once() -> None:
         asked.append(asyncio.create_task(one.score(pairs(*["a"] * 20))))
         while not one._queue:
             await asyncio.sleep(0.002)
-        with pytest.raises(QueueFull, match=r"would take 12 seconds .* no more than 5: come back"):
+        with pytest.raises(QueueFull, match=r"would take 12 seconds .* no more than 5: come back") as refused:
             await one.score(pairs(*["a"] * 20))
+        # 3 tokens of each document, 10 a second: six seconds are waiting, three until half of them are done
+        assert refused.value.retry_after == 3
         # A small one does not wait for the large one.
         asked.append(asyncio.create_task(one.score(pairs("a"))))
         while len(one._queue) < 2:
