@@ -45,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"disranker {name}: {error}", file=sys.stderr)
         return 1 if isinstance(error, InputError) else 2
+    except OSError as error:  # a folder that is a file, no right to write there, a full disk
+        print(f"disranker {name}: {error}", file=sys.stderr)
+        return 1
 
 
 def _help_text() -> str:

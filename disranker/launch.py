@@ -56,11 +56,11 @@ def run_stage(name: str, argv: Sequence[str]) -> int:
 
 
 def call_main(main: Callable[[list[str] | None], int], argv: list[str] | None = None) -> int:
-    """Call a stage's `main`; faults of the data are printed in one message and give 1 (`python -X dev` shows where)."""
+    """Call a stage's `main`; faults of data or files are told in one line and give 1 (`python -X dev` shows where)."""
     hush()
     try:
         return main(argv)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         if sys.flags.dev_mode:
             raise
         print(f"error: {error}", file=sys.stderr)

@@ -82,6 +82,20 @@ InputPath = Annotated[Path, AfterValidator(_check_exists), "existing path"]
 """A file or folder that must exist when the settings are parsed; relative paths start at the working directory."""
 
 
+def _check_writable(out: str, info: ValidationInfo) -> str:
+    if isinstance(info.context, _Walk) and info.context.look_at_inputs:
+        there = next(folder for folder in (Path(out), *Path(out).absolute().parents) if folder.exists())
+        if not there.is_dir():
+            raise PydanticCustomError("output_file", "{path} is a file, not a folder", {"path": str(there)})
+        if not os.access(there, os.W_OK):
+            raise PydanticCustomError("output_locked", "{path} may not be written", {"path": str(there)})
+    return out
+
+
+OutputFolder = Annotated[str, AfterValidator(_check_writable), "folder"]
+"""A folder that is made where it is not there yet; a place where none can be is found before the work begins."""
+
+
 class Settings(BaseModel):
     """Base of every config and of every part of one; frozen, unknown keys are faults, docstrings are the help."""
 

@@ -87,6 +87,18 @@ def test_faults_of_the_data_exit_with_1_and_without_a_traceback(
     assert "Traceback" not in error
 
 
+def test_a_folder_that_cannot_be_written_is_told_without_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert main(["world", "--out", str(file)]) == 1
+    assert capsys.readouterr().err == f"disranker world: [Errno 17] File exists: '{file}'\n"
+    systems = ["--systems", "{random: {kind: random}}", "--judged", f"[{file}]"]
+    assert main(["eval", "--out", str(file / "out"), *systems]) == 2
+    assert f"out = {file}/out: {file} is a file, not a folder  (command line)" in capsys.readouterr().err
+
+
 def test_faults_of_the_call_exit_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(tmp_path / "none.jsonl")]) == 2
     assert main(["import", "hf:", "--out", str(tmp_path), "--qrels", "x"]) == 2

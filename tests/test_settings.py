@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -10,7 +12,7 @@ import pytest
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from disranker.settings import InputPath, Settings, SettingsError, dump
+from disranker.settings import InputPath, OutputFolder, Settings, SettingsError, dump
 
 
 class Lora(Settings):
@@ -299,6 +301,28 @@ def test_a_plan_is_parsed_before_its_inputs_are_there() -> None:
     assert Teacher.parse(["--path", "/no/such/a"], look_at_inputs=False).path == Path("/no/such/a")
     with pytest.raises(SettingsError, match="pth = x: no such field"):
         Teacher.parse(["--path", "/no/such/a", "--pth", "x"], look_at_inputs=False)
+
+
+class Writing(Settings):
+    out: OutputFolder
+    """Where to write."""
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for out in (file, file / "deep" / "below"):
+        with pytest.raises(SettingsError, match=re.escape(f"out = {out}: {file} is a file, not a folder")):
+            Writing.parse(["--out", str(out)])
+        assert Writing.parse(["--out", str(out)], look_at_inputs=False) == Writing(out=str(out))
+    monkeypatch.chdir(tmp_path)
+    assert Writing.parse(["--out", "new/folder"]).out == "new/folder"
+    assert not Path("new").exists()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(SettingsError, match=re.escape(f"out = new/folder: {tmp_path} may not be written")):
+        Writing.parse(["--out", "new/folder"])
 
 
 def test_broken_rules_of_parts_and_of_the_whole_come_together() -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from disranker.config.parts import Positive, Share, Weight
-from disranker.settings import InputPath, Settings
+from disranker.settings import InputPath, OutputFolder, Settings
 
 Seconds = Annotated[float, Field(gt=0.0)]
 Inside = Annotated[float, Field(gt=0.0, lt=1.0)]
@@ -70,7 +70,7 @@ class SystemConfig(Settings):
 class EvalConfig(Settings):
     """Evaluation: systems score judged pairs (or rerank candidates) and are measured."""
 
-    out: str
+    out: OutputFolder
     """Folder for one run file and one metrics file per system."""
     judged: list[InputPath] = []
     """Judged pairs; by default every system ranks the judged documents of each query."""
@@ -187,7 +187,7 @@ class ReportConfig(Settings):
 
     evaluated: list[InputPath]
     """Folders that eval/run.py wrote."""
-    out: str
+    out: OutputFolder
     """Folder for report.html, report.md and report.json."""
     judged: list[InputPath] = []
     """The judged pairs that were measured: gives the page its query texts and rankings side by side."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from disranker.config.parts import Positive
-from disranker.settings import InputPath, Settings
+from disranker.settings import InputPath, OutputFolder, Settings
 
 
 class ExportConfig(Settings):
@@ -15,7 +15,7 @@ class ExportConfig(Settings):
 
     bundle: InputPath
     """Bundle of the student."""
-    out: str
+    out: OutputFolder
     """Folder of the export."""
     judged: list[InputPath]
     """Judged pairs, best those of development: on them the drift is measured, and golden pairs are chosen of them."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from disranker.settings import InputPath, Settings, SettingsError
+from disranker.settings import InputPath, OutputFolder, Settings, SettingsError
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -188,7 +188,7 @@ class DryRunConfig(Settings):
 class TrainedStage(Settings):
     """What the three training stages share."""
 
-    out: str
+    out: OutputFolder
     """Folder that the bundle is written to, with metrics.jsonl and the resolved config."""
     model: ModelConfig
     text: TextConfig = TextConfig()

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from disranker.config.parts import Positive
 from disranker.config.sweep import StepConfig, check_evaluation, check_steps
-from disranker.settings import Settings
+from disranker.settings import OutputFolder, Settings
 
 
 class PathConfig(Settings):
@@ -18,7 +18,7 @@ class PathConfig(Settings):
     It is a sweep without variants: the same steps, skipped, gone on with and done anew by the same rules.
     """
 
-    out: str
+    out: OutputFolder
     """Folder of the path; what an earlier call finished there with the same settings is not done again."""
     seeds: Annotated[list[int], Field(min_length=1)] = [0]
     """The path is gone on each of them, into OUT/seed-S; it is the stage's seed unless `set` gives one."""

@@ -7,13 +7,13 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from disranker.config.parts import Positive
-from disranker.settings import InputPath, Settings
+from disranker.settings import InputPath, OutputFolder, Settings
 
 
 class ScoreConfig(Settings):
     """Teacher scores of candidates into a store."""
 
-    out: str
+    out: OutputFolder
     """Folder of the store; a store that was begun is gone on with."""
     candidates: list[InputPath]
     """Pairs to score: query_id, doc_id, query, title, summary (other columns are ignored)."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from disranker.config.parts import Positive
-from disranker.settings import InputPath, Settings
+from disranker.settings import InputPath, OutputFolder, Settings
 
 
 class ShrinkConfig(Settings):
@@ -16,7 +16,7 @@ class ShrinkConfig(Settings):
 
     model: str
     """A folder, a bundle, a hub name, or `package:PACKAGE/FOLDER`.  A ranker keeps its head, and a bundle stays one."""
-    out: str
+    out: OutputFolder
     """Folder to write; training starts from it by `model.name`."""
     layers: Literal["first", "spaced"] | list[Annotated[int, Field(ge=0)]] | None = None
     """Which layers stay: the `first` ones; `spaced` evenly from the first to the last one, as DistilBERT was made

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from disranker.config.parts import Positive
-from disranker.settings import InputPath, Settings
+from disranker.settings import InputPath, OutputFolder, Settings
 
 RESERVED = ("eval", "evaluated", "steps", "variants")
 """Folders and step names that a sweep uses itself."""
@@ -75,7 +75,7 @@ def check_evaluation(evaluate: Mapping[str, Any], who: str) -> None:
 class SweepConfig(Settings):
     """Variants trained and measured on every seed, each step a stage command of its own, and one table of them."""
 
-    out: str
+    out: OutputFolder
     """Folder of the sweep; what an earlier call finished there with the same settings is not done again."""
     seeds: Annotated[list[int], Field(min_length=1)]
     """Every step is run on each; it is the stage's seed unless `set` gives one."""

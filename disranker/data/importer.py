@@ -194,8 +194,13 @@ def _import_hf(name: str, out: Path, to_zero: bool) -> Files:
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("hf: sources need the package datasets: pip install datasets") from error
     dataset_name, _, config = name.partition(":")
+    try:
+        splits = datasets.load_dataset(dataset_name, config or None, streaming=True)
+    except (OSError, ValueError) as error:  # no such data set or configuration, no network, no right to read it
+        what = f"cannot be opened: {error}"
+        raise InputError(Fault("path", f"hf:{name}", None, what, "write hf:NAME or hf:NAME:CONFIGURATION")) from error
     files: Files = {}
-    for split, rows in datasets.load_dataset(dataset_name, config or None, streaming=True).items():
+    for split, rows in splits.items():
         origin = f"hf:{name}/{split}"
         columns = list(rows.features or next(iter(rows), {}))
         content = recognise_columns(columns)

@@ -263,6 +263,18 @@ def test_hf_with_a_local_folder(tmp_path: Path) -> None:
     assert list(read_judged(tmp_path / "out" / "judged.train.parquet")) == JUDGED[:2]
 
 
+@pytest.mark.parametrize("name", ["none", "set:none"])
+def test_hf_that_cannot_be_opened_is_told_without_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    pytest.importorskip("datasets")
+    monkeypatch.chdir(tmp_path)
+    Path("set").mkdir()
+    write_records("set/train.parquet", Judgment, JUDGED)
+    with pytest.raises(InputError, match=rf"^hf:\./{name}: cannot be opened: .*; write hf:NAME or"):
+        import_source(f"hf:./{name}", "out")
+
+
 @pytest.mark.parametrize(("source", "package"), [("ir_datasets:a/b", "ir_datasets"), ("hf:a", "datasets")])
 def test_an_optional_package_that_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, package: str
