@@ -65,6 +65,9 @@ def call_main(main: Callable[[list[str] | None], int], argv: list[str] | None = 
             raise
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130  # as a shell tells of an interrupt
 
 
 def hush() -> None:

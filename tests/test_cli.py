@@ -12,7 +12,7 @@ import pytest
 import disranker
 from disranker.cli import COMMANDS, main
 from disranker.data.readers import read_candidates, read_clicks, read_judged
-from disranker.launch import STAGES, run_stage, stage_script
+from disranker.launch import STAGES, call_main, run_stage, stage_script
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,6 +97,14 @@ def test_a_folder_that_cannot_be_written_is_told_without_a_traceback(
     systems = ["--systems", "{random: {kind: random}}", "--judged", f"[{file}]"]
     assert main(["eval", "--out", str(file / "out"), *systems]) == 2
     assert f"out = {file}/out: {file} is a file, not a folder  (command line)" in capsys.readouterr().err
+
+
+def test_an_interrupt_exits_with_130_and_without_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(argv: list[str] | None) -> int:
+        raise KeyboardInterrupt
+
+    assert call_main(interrupted) == 130
+    assert capsys.readouterr().err == "stopped\n"
 
 
 def test_faults_of_the_call_exit_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
