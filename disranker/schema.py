@@ -7,7 +7,6 @@ decoded; `query_id` and `doc_id` are opaque strings; a document is `title` + `su
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -73,19 +72,6 @@ class TeacherScore:
     doc_id: str
     pair_key: str
     teacher_score: float
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """One query with its D documents; `targets[i]` belongs to `doc_ids[i]` and `pairs[i]`.
-
-    Targets are labels or teacher scores, as the stage has it; groups have different D.
-    """
-
-    query_id: str
-    doc_ids: Sequence[str]
-    pairs: Sequence[Pair]
-    targets: Sequence[float]
 
 
 def field_names(record: type) -> tuple[str, ...]:

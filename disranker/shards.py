@@ -81,13 +81,6 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     return content
 
 
-def shard_name(index: int, count: int) -> str:
-    """The name of shard `index` of `count`, without its suffix: 0 of 12 is `00000-of-00012`."""
-    if not 0 <= index < count:
-        raise ValueError(f"shard {index} of {count}: the index runs from 0 to {count - 1}")
-    return f"{index:05d}-of-{count:05d}"
-
-
 def file_hash(path: str | Path) -> str:
     """The blake2b-128 hash of a file as 32 hex digits, read in pieces of 1 MiB."""
     digest = hashlib.blake2b(digest_size=16)

@@ -14,7 +14,6 @@ from disranker.shards import (
     check_same,
     file_hash,
     read_manifest,
-    shard_name,
     write_atomic,
     write_manifest,
 )
@@ -84,16 +83,6 @@ def test_manifest_that_is_missing_or_broken(tmp_path: Path) -> None:
     (tmp_path / MANIFEST_NAME).write_text(json.dumps([1]))
     with pytest.raises(ValueError, match="holds a list"):
         read_manifest(tmp_path)
-
-
-def test_shard_names_sort_in_order() -> None:
-    assert shard_name(0, 12) == "00000-of-00012"
-    assert shard_name(11, 12) == "00011-of-00012"
-    names = [shard_name(index, 1200) for index in range(1200)]
-    assert names == sorted(names)
-    for index, count in ((12, 12), (-1, 12), (0, 0)):
-        with pytest.raises(ValueError, match="index runs from"):
-            shard_name(index, count)
 
 
 @pytest.mark.parametrize("size", [0, 5, (1 << 20) - 1, 1 << 20, (1 << 20) + 1])

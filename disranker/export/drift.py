@@ -25,8 +25,6 @@ from disranker.evaluation.significance import compare
 from disranker.schema import Judgment, Pair
 
 MEASURES = ("nDCG@10", "PNR")
-MAX_DIFFERENCE = 1e-4
-"""Largest difference of a float32 variant's scores that is rounding."""
 MAX_NDCG_LOSS = 0.002
 """Loss of nDCG@10 up to which a variant of another type is good enough."""
 THREADS = (1, 2)

@@ -7,7 +7,6 @@ Nothing is fetched behind the user's back: folders and packages stay local, hub 
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -299,9 +298,3 @@ def describe(model: PreTrainedModel | PeftModel) -> str:
     kind = "decoder" if is_decoder(stock) else "encoder"
     depth, width = getattr(config, "num_hidden_layers", "?"), getattr(config, "hidden_size", "?")
     return f"{config.model_type} {kind}, {depth} layers, {width} wide, {total:,} parameters, {trainable:,} trained"
-
-
-def read_architecture(folder: str | Path) -> dict[str, Any]:
-    """The transformers config of a saved model, as a dict."""
-    architecture: dict[str, Any] = json.loads(Path(folder, "config.json").read_text())
-    return architecture

@@ -22,7 +22,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -40,7 +40,6 @@ from disranker.teacher.stacking import Judged, cross_fit, fit_weights, judged_li
 from disranker.teacher.store import SCORE_SCHEMA, begin_store, finish_store, read_finished
 
 Method = Literal["mean", "weights", "gate", "stack"]
-METHODS: tuple[Method, ...] = get_args(Method)
 DEFAULT_TEMPERATURE = 0.1
 """Of the gate: a teacher whose entropy share is 0.1 lower has e times the weight."""
 
