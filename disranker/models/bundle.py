@@ -18,6 +18,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from disranker import __version__, dist
 from disranker.models.adapters import merged_weights
 from disranker.models.build import load_tokenizer, torch_dtype
+from disranker.models.card import make_card
 from disranker.models.heads import EXPECTED_LABEL, LAST_TOKEN, YES_NO, score_head
 from disranker.models.ranker import has_token_types, is_decoder, num_positions, stock_model
 from disranker.shards import write_json
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from disranker.config.parts import TextConfig
 
 FACTS_NAME = "disranker.json"
+CARD_NAME = "README.md"
 
 CLS = "cls"
 DEFAULT_TEMPLATES = {CLS: "pair", LAST_TOKEN: "plain", EXPECTED_LABEL: "label-en", YES_NO: "qwen3-reranker"}
@@ -106,8 +108,15 @@ def save_bundle(
             "num_parameters": sum(weight.numel() for weight in weights.values()),
         }
         about["fingerprint"] = fingerprint(weights, about)
-        write_json(folder / FACTS_NAME, {**about, **facts})
+        write_facts(folder, {**about, **facts})
     dist.barrier()
+
+
+def write_facts(folder: str | Path, facts: Mapping[str, Any]) -> None:
+    """Write the model card of a bundle, and `disranker.json`, which tells programs more than the same."""
+    model_type = read_json(Path(folder, "config.json"))["model_type"]
+    Path(folder, CARD_NAME).write_text(make_card(facts, model_type), encoding="utf-8")
+    write_json(Path(folder, FACTS_NAME), facts)
 
 
 def load_bundle(path: str | Path, *, dtype: str) -> tuple[PreTrainedModel, PairEncoder, dict[str, Any]]:

@@ -1,7 +1,7 @@
 """Folders of encoders that have no score yet, for training to start from: what warm-up and shrinking write.
 
-A folder is a plain transformers one (config, safetensors, tokenizer) with `disranker.json` beside it, which says where
-the weights come from.  Rankers are saved as bundles by `models.bundle`.
+A folder is a plain transformers one (config, safetensors, tokenizer) with `disranker.json` and README.md beside it,
+which say where the weights come from.  Rankers are saved as bundles by `models.bundle`.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from disranker import __version__
-from disranker.models.bundle import FACTS_NAME, fingerprint
-from disranker.shards import write_json
+from disranker.models.bundle import fingerprint, write_facts
 
 
 def save_encoder(
@@ -45,4 +44,4 @@ def save_encoder(
         "num_parameters": sum(weight.numel() for weight in weights.values()),
         "fingerprint": fingerprint(weights, dict.fromkeys(("template", "max_tokens", "max_query_tokens"))),
     }
-    write_json(folder / FACTS_NAME, {**about, **facts})
+    write_facts(folder, {**about, **facts})

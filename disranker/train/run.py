@@ -14,12 +14,12 @@ from disranker.data.groups import PairSet
 from disranker.data.text_items import TextItems
 from disranker.data.tokens import TokenTable, token_table
 from disranker.models.adapters import check_quantization
-from disranker.models.bundle import FACTS_NAME, read_facts
+from disranker.models.bundle import FACTS_NAME, read_facts, write_facts
 from disranker.models.ranker import Ranker
 from disranker.models.verify import NUM_PROBES, save_verified
 from disranker.schema import Pair, pair_key, stable_seed
 from disranker.settings import Settings, dump, provenance
-from disranker.shards import MANIFEST_NAME, file_hash, write_atomic, write_json
+from disranker.shards import MANIFEST_NAME, file_hash, write_atomic
 from disranker.text.encode import PairEncoder
 from disranker.train.checkpoint import CHECKPOINT_FOLDER, check_settings
 from disranker.train.engine import Trained
@@ -144,7 +144,7 @@ def record_training(out: Path, trained: Trained, *, num_pairs: int) -> None:
         "best_step": trained.best_step,
         "best_value": trained.best_value,
     }
-    write_json(out / FACTS_NAME, finite(facts))
+    write_facts(out, finite(facts))
     shutil.rmtree(out / "cache", ignore_errors=True)
     kept = f"the best of step {trained.best_step}" if trained.best_value is not None else "the last"
     dist.print_once(f"wrote {out}: {kept}, after {trained.steps:,} steps in {clock(trained.seconds)}")

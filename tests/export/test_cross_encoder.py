@@ -107,6 +107,7 @@ def test_a_bundle_of_a_bundle_has_the_same_small_files(tmp_path: Path) -> None:
     save_bundle(tmp_path / "second", model, encoder, {})
     names = {path.name for path in first.iterdir()}
     assert names == {
+        "README.md",
         "config.json",
         "disranker.json",
         "model.safetensors",

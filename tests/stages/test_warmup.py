@@ -40,7 +40,14 @@ def num_rows(world: Path, *, held_out: bool) -> int:
 
 def test_what_it_writes(warmed: Path, world: Path) -> None:
     files = set(tiny_runs.file_bytes(warmed))
-    assert {"config.json", "model.safetensors", "tokenizer.json", "disranker.json", "metrics.jsonl"} <= files
+    assert {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "disranker.json",
+        "metrics.jsonl",
+    } <= files
     assert not (warmed / "cache").exists()
     lines = tiny_runs.lines(warmed)
     looks = {line["step"]: line["dev"] for line in lines if "dev" in line}
