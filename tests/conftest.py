@@ -1,4 +1,4 @@
-"""What all tests share: nothing is downloaded, and tests that lack their weights are skipped by name."""
+"""What all tests share: nothing is downloaded, and tests that lack their weights say what installs them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("models"):
         lacking = [name for name in _MODEL_PACKAGES if importlib.util.find_spec(name) is None]
         if lacking:
-            pytest.skip(f"needs {', '.join(lacking)}: run `make models`")
+            pytest.fail(f"needs {', '.join(lacking)}: run `make models`", pytrace=False)
 
 
 @pytest.fixture(scope="session")

@@ -55,7 +55,7 @@ from transformers import AutoModelForCausalLM
 AutoModelForCausalLM.from_pretrained("FOLDER")
 ```"""
 
-_START = """# An encoder for a ranker to start from
+_BARE_ENCODER = """# An encoder for a ranker to start from
 
 It has no score yet: a student is trained from it (`disranker distill --model.name FOLDER`). {size}."""
 
@@ -77,7 +77,7 @@ def make_card(facts: Mapping[str, Any], model_type: str) -> str:
     elif facts["kind"] == "language-model":
         text, task = _LANGUAGE_MODEL, "text-generation"
     else:
-        text, task = _START, "feature-extraction"
+        text, task = _BARE_ENCODER, "feature-extraction"
     hub = {
         "library_name": "sentence-transformers" if is_encoder else "transformers",
         "pipeline_tag": task,
