@@ -56,7 +56,7 @@ def run_stage(name: str, argv: Sequence[str]) -> int:
 
 
 def call_main(main: Callable[[list[str] | None], int], argv: list[str] | None = None) -> int:
-    """Call a stage's `main`; faults of data or files are told in one line and give 1 (`python -X dev` shows where)."""
+    """Call a stage's `main`; faults of data or files are one message and give 1 (`python -X dev` shows where)."""
     hush()
     try:
         return main(argv)

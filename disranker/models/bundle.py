@@ -113,7 +113,7 @@ def save_bundle(
 
 
 def write_facts(folder: str | Path, facts: Mapping[str, Any]) -> None:
-    """Write the model card of a bundle, and `disranker.json`, which tells programs more than the same."""
+    """Write what a bundle says of itself: the model card for people, then `disranker.json` for programs."""
     model_type = read_json(Path(folder, "config.json"))["model_type"]
     Path(folder, CARD_NAME).write_text(make_card(facts, model_type), encoding="utf-8")
     write_json(Path(folder, FACTS_NAME), facts)

@@ -129,7 +129,8 @@ def run_load(url: str, bodies: Sequence[bytes], num_documents: Sequence[int], nu
                 answer = connection.getresponse()
                 answer.read()
                 outcome = str(answer.status)
-                pause = float(answer.getheader("Retry-After", pause))
+                asked = answer.getheader("Retry-After", "")
+                pause = float(asked) if asked.isdigit() else pause  # it may be a date, too
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
                 outcome = type(error).__name__
